@@ -1,0 +1,1 @@
+"""Duodao: write plain functions; it runs them on any lane."""

@@ -1,0 +1,1 @@
+"""How items and outcomes pass from one side to another."""

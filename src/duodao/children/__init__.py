@@ -1,0 +1,1 @@
+"""The processes we own: how they are forked, guarded, reaped and stopped."""

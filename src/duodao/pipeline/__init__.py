@@ -1,0 +1,1 @@
+"""The engine: what runs when, in which order, and what runs again."""
