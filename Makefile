@@ -1,0 +1,81 @@
+# Duodao: everything here sets itself up in $(VENV) first and needs only make and a Python >= 3.11 with venv.
+#   make demo    run the main job on real input: this machine's own standard library
+#   make test    run the tests            make test ARGS="tests/unit -k window"
+#   make soak    the long form of the fault tests
+#   make bench   our figures beside those of the peers (own environment)
+#                                         make bench ONLY=process_tiny ROUNDS=3
+#   make lint    ruff, mypy, pyright
+#   make format  let ruff put the layout right
+#   make clean   remove what the above made
+# PYTHON chooses the interpreter: make test PYTHON=python3.13
+
+SHELL := /bin/sh
+VENV ?= .venv
+BENCH_VENV ?= .venv-bench
+# python3 where it is new enough, else the newest one that .ci/pythons finds.
+PYTHON ?= $(shell python3 -I -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& command -v python3 || .ci/pythons | tail -n 1)
+VERSION := $(shell $(PYTHON) -I -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
+BIN := $(VENV)/bin
+BENCH_BIN := $(BENCH_VENV)/bin
+# A stamp carries the Python's version: another PYTHON makes the environment anew.
+MADE := $(VENV)/.made-$(VERSION)
+DEV := $(VENV)/.dev-$(VERSION)
+BENCH := $(BENCH_VENV)/.made-$(VERSION)
+# --group came with pip 25.1, later than the pip that Python 3.11 to 3.13 bring along.
+PIP := -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test soak bench lint format clean check-python
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# \{0,1\}//;1,/^PYTHON chooses/p' Makefile
+
+check-python:
+	@test -n "$(VERSION)" && $(PYTHON) -I -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo 'make: no usable Python >= 3.11 (PYTHON="$(PYTHON)"); name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3'; \
+		echo 'make: on Debian and Ubuntu, venv is a package of its own: apt-get install python3-venv'; exit 1; }
+
+$(MADE): pyproject.toml | check-python
+	@echo "making $(VENV) with Python $(VERSION)"
+	@test -e $(MADE) || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python $(PIP) install --upgrade 'pip>=25.1'
+	@$(BIN)/python $(PIP) install --editable '.[all]'
+	@touch $@
+
+$(DEV): $(MADE) pyproject.toml
+	@echo "installing what the tests and checks need"
+	@$(BIN)/python $(PIP) install --group test --group lint
+	@touch $@
+
+$(BENCH): pyproject.toml benchmarks/peers.txt | check-python
+	@echo "making $(BENCH_VENV) with Python $(VERSION) and the peers"
+	@test -e $(BENCH) || { rm -rf $(BENCH_VENV); $(PYTHON) -m venv $(BENCH_VENV); }
+	@$(BENCH_BIN)/python $(PIP) install --editable '.[all]'
+	@$(BENCH_BIN)/python $(PIP) install --requirement benchmarks/peers.txt
+	@touch $@
+
+demo: $(MADE)
+	@$(BIN)/python examples/demo.py
+
+test: $(DEV)
+	@$(BIN)/python -m pytest -m 'not soak' $(ARGS)
+
+soak: $(DEV)
+	@$(BIN)/python -m pytest -m soak $(ARGS)
+
+bench: $(BENCH)
+	@$(BENCH_BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
+
+lint: $(DEV)
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/pyright
+
+format: $(DEV)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(BENCH_VENV) .venv-[0-9]* build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
