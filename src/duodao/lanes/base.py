@@ -21,6 +21,9 @@ from typing import Any, Protocol
 
 from duodao.errors import CallExited
 
+LANES = ("auto", "inline", "thread", "process", "coroutine")
+"""The names users write."""
+
 PROMPT = 0.020
 """Seconds. An outcome that took this long is delivered by itself; also the aim for a process batch."""
 

@@ -1,0 +1,78 @@
+"""Opening and closing what `setup=` names: once per worker, or once per event loop.
+
+A factory is called without arguments. What it returns is entered when it is a context manager (async ones on the coroutine
+lane only), and passed as it is when it is not one (a model that was loaded). On an event loop a factory may be async.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any
+
+from duodao.errors import SetupFailed
+
+Setup = Mapping[str, Callable[[], Any]]
+
+
+def open_all(setup: Setup) -> tuple[dict[str, Any], ExitStack]:
+    """The opened resources by name, and the stack whose `close()` closes them in reverse order.
+
+    Raises SetupFailed when one can't be had; those opened before it are closed first.
+    """
+    stack = ExitStack()
+    opened: dict[str, Any] = {}
+    for name, factory in setup.items():
+        try:
+            made = factory()
+            if hasattr(type(made), "__enter__"):
+                opened[name] = stack.enter_context(made)
+            elif hasattr(type(made), "__aenter__") or inspect.isawaitable(made):
+                if inspect.iscoroutine(made):
+                    made.close()
+                raise TypeError("it is asynchronous; only the coroutine lane can open it")  # noqa: TRY301
+            else:
+                opened[name] = made
+        except BaseException as error:
+            _unwind(stack, error)
+            raise _failed(name, error) from error
+    return opened, stack
+
+
+async def open_all_async(setup: Setup) -> tuple[dict[str, Any], AsyncExitStack]:
+    """As `open_all`, on an event loop: an object that has both forms of a context manager is entered as an async one."""
+    stack = AsyncExitStack()
+    opened: dict[str, Any] = {}
+    for name, factory in setup.items():
+        try:
+            made = factory()
+            if inspect.isawaitable(made) and not hasattr(type(made), "__aenter__"):
+                made = await made
+            if hasattr(type(made), "__aenter__"):
+                opened[name] = await stack.enter_async_context(made)
+            elif hasattr(type(made), "__enter__"):
+                opened[name] = stack.enter_context(made)
+            else:
+                opened[name] = made
+        except BaseException as error:
+            try:
+                await stack.aclose()
+            except Exception as second:
+                error.add_note(f"closing what was opened before it failed too: {second!r}")
+            raise _failed(name, error) from error
+    return opened, stack
+
+
+def _unwind(stack: ExitStack, error: BaseException) -> None:
+    try:
+        stack.close()
+    except Exception as second:
+        error.add_note(f"closing what was opened before it failed too: {second!r}")
+
+
+def _failed(name: str, error: BaseException) -> BaseException:
+    # Ctrl-C during a setup is the user's, not the resource's.
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    return SetupFailed(f"setup {name!r} could not be opened: {type(error).__name__}: {error}; no call can run without it")
