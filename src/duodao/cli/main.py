@@ -1,0 +1,116 @@
+"""`duodao`: finds the command, and turns everything that can go wrong into one line and an exit code.
+
+Exit codes: 0 all good, 1 some inputs failed, 2 bad usage, 3 stopped by --max-failures, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from importlib import metadata
+from typing import Any, NoReturn
+
+import click
+
+from duodao.cli.interrupt import INTERRUPTED
+from duodao.errors import DuodaoError, JournalBusy, JournalError, JournalFull, TooManyFailures, UsageError
+
+COMMANDS = ("map", "run", "resume", "journal", "measure")
+PLUGINS = "duodao.commands"
+"""Entry point group in which other packages offer commands: name = "package.module:click_command"."""
+
+OK, FAILED, USAGE, STOPPED = 0, 1, 2, 3
+BROKEN_PIPE = 141
+"""128 + SIGPIPE, as every program that writes to `head`."""
+
+
+class Commands(click.Group):
+    """Imports a command's file when the command is used, so that `duodao --help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Ours, then those of installed packages."""
+        found = {entry.name for entry in metadata.entry_points(group=PLUGINS)}
+        return [*COMMANDS, *sorted(found - set(COMMANDS))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """The command called `cmd_name`, or None."""
+        if cmd_name in COMMANDS:
+            return importlib.import_module(f"duodao.cli.{cmd_name}").command  # type: ignore[no-any-return]
+        for entry in metadata.entry_points(group=PLUGINS, name=cmd_name):
+            return entry.load()  # type: ignore[no-any-return]
+        return None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="duodao", message="duodao %(version)s")
+def duodao() -> None:
+    """Write plain functions; Duodao runs them: on threads, processes or coroutines, measured, durable, in order."""
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code."""
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read us has gone (`| head`): no more output, and no complaint at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = BROKEN_PIPE
+    sys.exit(code)
+
+
+def _run(argv: list[str] | None) -> int:
+    try:
+        result = duodao.main(args=argv, prog_name="duodao", standalone_mode=False)
+        return result if isinstance(result, int) else OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return USAGE
+    except click.ClickException as error:
+        return _say(_message(error), USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        return _say("interrupted", INTERRUPTED)
+    except DuodaoError as error:
+        return _say(explain(error), exit_code(error))
+
+
+def explain(error: BaseException) -> str:
+    """An error of ours with what caused it."""
+    cause = error.__cause__
+    return (
+        f"{error}" if cause is None or isinstance(error, UsageError) else f"{error} ({type(cause).__name__}: {cause})"
+    )
+
+
+def exit_code(error: DuodaoError) -> int:
+    """The exit code for an error of ours that ended the command."""
+    if isinstance(error, TooManyFailures):
+        return STOPPED
+    refused = (UsageError, JournalError, JournalBusy)
+    return USAGE if isinstance(error, refused) and not isinstance(error, JournalFull) else FAILED
+
+
+def _message(error: click.ClickException) -> str:
+    text = error.format_message()
+    if isinstance(error, click.UsageError) and error.ctx is not None and error.ctx.command_path != "duodao":
+        hint = f" (see {error.ctx.command_path} --help)"
+    else:
+        hint = " (see duodao --help)"
+    return f"{text[:1].lower()}{text[1:]}".rstrip(".") + hint
+
+
+def _say(text: str, code: int) -> int:
+    print("duodao:", " ".join(text.split()), file=sys.stderr)
+    return code
+
+
+def run_argv(argv: list[str], **changes: Any) -> int:
+    """Run a noted command line again, with some of its options changed. Source: `resume`, `journal --retry-failed`."""
+    name, *rest = argv
+    command = duodao.get_command(click.Context(duodao), name)
+    if command is None:
+        raise UsageError(f"the journal was written by `duodao {name}`, which this installation doesn't have")
+    with command.make_context(name, rest) as ctx:
+        ctx.params.update(changes)
+        result = command.invoke(ctx)
+    return result if isinstance(result, int) else OK
