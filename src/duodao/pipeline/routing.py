@@ -1,0 +1,200 @@
+"""Where what came back goes: to the next stage, into a list, to the caller, or to another attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from duodao.clock import Clock
+from duodao.errors import WorkerDied
+from duodao.lanes.base import Batch, Failure, Result
+from duodao.outcome import Attempt, Outcome
+from duodao.pipeline.gather import Gatherer
+from duodao.pipeline.ledger import Ledger
+from duodao.pipeline.node import Chunk, Node, Parcel
+from duodao.pipeline.retry import Pause
+
+DEATHS = 2
+"""Workers that one input may cost. The first death may have been another's fault (a full machine): it runs once more, alone."""
+
+
+class Router:
+    """Moves outcomes between the parts of one run, a line of Nodes and Gatherers that know what follows them.
+
+    Invariant: every input that was read ends in the ledger exactly once: succeeded, failed, or a gap.
+    """
+
+    def __init__(self, parts: list[Node | Gatherer], ledger: Ledger, clock: Clock) -> None:
+        self.ledger = ledger
+        self.clock = clock
+        self.retrying = True
+        self.nodes = [part for part in parts if isinstance(part, Node)]
+        self.gatherers = [part for part in parts if isinstance(part, Gatherer)]
+        self._deaths: dict[int, int] = {}
+
+    def landed(self, result: Result) -> None:
+        """Take in one delivery of a lane. Raises what ends the run."""
+        if result.fatal is not None:
+            raise result.fatal
+        batch, values = result.batch, result.values
+        parcel: Parcel = batch.note
+        node = parcel.node
+        ids, inputs, positions = batch.ids, parcel.inputs, result.positions
+        if positions is not None:
+            if type(positions) is range and positions.step == 1:
+                part = slice(positions.start, positions.stop)
+                ids, inputs = ids[part], inputs[part]
+            else:
+                ids, inputs = [ids[at] for at in positions], [inputs[at] for at in positions]
+        node.landed(batch, len(values), result.seconds)
+        now = self.clock.now()
+        if result.errors:
+            ids, values, inputs = self._sort_out(node, batch, result, ids, inputs, now)
+            if not values:
+                return
+        each = result.seconds / len(values)
+        self._forward(node, Chunk(ids, values, inputs, batch.attempt), each, now)
+
+    def _forward(self, node: Node, chunk: Chunk, each: float, now: float) -> None:
+        following, ledger = node.following, self.ledger
+        if ledger.whole and (following is not None or chunk.attempt > 1):
+            for number in chunk.ids:
+                ledger.spent[number] = ledger.spent.get(number, 0.0) + (each if following is not None else 0.0)
+        if following is None:
+            self._finish(node, chunk, each)
+        elif isinstance(following, Node):
+            following.accept(Chunk(chunk.ids, chunk.values, chunk.inputs))
+        else:
+            self.pass_on(following, following.accept(chunk, now), now)
+
+    def pass_on(self, gatherer: Gatherer, groups: list[Chunk], now: float) -> None:
+        """Send closed lists on; their first member speaks for all from here on."""
+        following = gatherer.following
+        for group in groups:
+            for number in gatherer.members[group.ids[0]][1:]:
+                self.leave(gatherer, number, now)
+                self.ledger.gap(number)
+            if following is None:
+                self._finish(self.nodes[-1], group, 0.0)
+            elif isinstance(following, Node):
+                following.accept(group)
+            else:
+                self.pass_on(following, following.accept(group, now), now)
+
+    def _finish(self, node: Node, chunk: Chunk, each: float) -> None:
+        ledger = self.ledger
+        joined = self._joined(chunk.ids) if self.gatherers else None
+        if not ledger.whole:
+            ledger.succeeded(chunk.ids, chunk.values)
+            return
+        lane, attempt = node.lane.name, max(1, chunk.attempt)
+        outcomes = [
+            Outcome(number, item, value, None, attempt, each, lane)
+            for number, value, item in zip(chunk.ids, chunk.values, chunk.inputs, strict=True)
+        ]
+        ledger.settle(outcomes, joined)
+
+    def _joined(self, ids: Sequence[int]) -> dict[int, list[int]]:
+        """The other inputs that each of `ids` speaks for; they are forgotten with this."""
+        joined: dict[int, list[int]] = {}
+        for leader in ids:
+            members = {leader}
+            for gatherer in reversed(self.gatherers):
+                for member in sorted(members):
+                    members.update(gatherer.members.pop(member, ()))
+            joined[leader] = sorted(members - {leader})
+        return joined
+
+    # -- what failed ---------------------------------------------------------------------------------------------------
+
+    def _sort_out(
+        self, node: Node, batch: Batch, result: Result, ids: Sequence[int], inputs: list[Any], now: float
+    ) -> tuple[Sequence[int], list[Any], list[Any]]:
+        """Deal with the failures of a delivery; returns what succeeded of it."""
+        errors, positions = result.errors, result.positions
+        assert errors is not None
+        lost: list[int] = []
+        for at, failure in errors.items():
+            where = at if positions is None else positions[at]
+            chunk = Chunk([ids[at]], [batch.items[where]], [inputs[at]], batch.attempt)
+            if failure.kind == "lost":
+                lost.append(at)
+            else:
+                self._failed(node, chunk, failure, now)
+        if lost:
+            places = lost if positions is None else [positions[at] for at in lost]
+            items = [batch.items[where] for where in places]
+            again = Chunk([ids[at] for at in lost], items, [inputs[at] for at in lost], batch.attempt, careful=True)
+            node.again(again)
+        good = [at for at in range(len(result.values)) if at not in errors]
+        return [ids[at] for at in good], [result.values[at] for at in good], [inputs[at] for at in good]
+
+    def _failed(self, node: Node, chunk: Chunk, failure: Failure, now: float) -> None:
+        number, error, kind = chunk.ids[0], failure.error, failure.kind
+        assert error is not None
+        node.report.failed += 1
+        if kind == "died":
+            node.report.deaths += 1
+            self._deaths[number] = deaths = self._deaths.get(number, 0) + 1
+            if deaths < DEATHS:
+                self._record_try(node, chunk, failure)
+                chunk.careful = True
+                node.again(chunk)
+                return
+            if isinstance(error, WorkerDied):
+                error.deaths = deaths
+                error.add_note(f"duodao: it has ended {deaths} workers and is not run again")
+        elif kind == "timeout":
+            node.report.timeouts += 1
+        _annotate(error, number, chunk.inputs[0], node, chunk.attempt)
+        wait = node.retry.wait(error, chunk.attempt) if kind != "died" and self.retrying else None
+        if wait is not None:
+            node.report.retried += 1
+            self._record_try(node, chunk, failure)
+            chunk.attempt += 1
+            if type(wait) is Pause:
+                node.paused_until = max(node.paused_until, now + wait)
+            node.later(chunk, now + wait)
+            return
+        if chunk.attempt > 1 or number in self.ledger.tries:
+            self._record_try(node, chunk, failure)
+        self._deaths.pop(number, None)
+        self.leave(node, number, now)
+        self.fail(node, number, chunk.inputs[0], error, attempt=chunk.attempt, seconds=failure.seconds)
+
+    def _record_try(self, node: Node, chunk: Chunk, failure: Failure) -> None:
+        if self.ledger.whole:
+            text = f"{type(failure.error).__name__}: {failure.error}"
+            attempt = Attempt(chunk.attempt, node.report.name, node.lane.name, failure.seconds, text)
+            self.ledger.note(chunk.ids[0], attempt)
+
+    def leave(self, part: Node | Gatherer, number: int, now: float) -> None:
+        """`number` goes no further: whoever orders behind `part` must not wait for it."""
+        following = part.following
+        while following is not None:
+            if isinstance(following, Gatherer):
+                self.pass_on(following, following.gap(number, now), now)
+            following = following.following
+
+    def fail(
+        self, node: Node, number: int, item: Any, error: BaseException, *, attempt: int, seconds: float = 0.0
+    ) -> None:
+        """An input has failed for good."""
+        joined = self._joined([number]) if self.gatherers else None
+        if self.ledger.whole:
+            outcome: Outcome[Any] = Outcome(number, item, None, error, attempt, seconds, node.lane.name)
+            self.ledger.settle([outcome], joined)
+        else:
+            self.ledger.failed(number, error)
+
+
+def _annotate(error: BaseException, number: int, item: Any, node: Node, attempt: int) -> None:
+    """Say on the exception which input it was; once, however often the same object is raised."""
+    try:
+        text = repr(item)
+    except Exception as broken:
+        text = f"<{type(item).__name__} whose repr raises {type(broken).__name__}>"
+    text = text if len(text) <= 200 else text[:200] + "..."
+    note = f"duodao: input {number} ({text}), stage {node.report.name}, lane {node.lane.name}, attempt {attempt}"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)

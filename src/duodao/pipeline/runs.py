@@ -1,0 +1,310 @@
+"""A run as the caller holds it: `Map`, an iterator of results that starts when it is first asked for one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from duodao.clock import SYSTEM, Clock
+from duodao.errors import UsageError
+from duodao.outcome import Report
+from duodao.pipeline.engine import Committed, Engine, Fatal
+from duodao.pipeline.ledger import Ledger
+from duodao.pipeline.observe import Observer, snapshot
+from duodao.pipeline.stages import (
+    RUN_OPTIONS,
+    STAGE_OPTIONS,
+    Group,
+    Pipeline,
+    Stage,
+    fuse,
+    make_stage,
+    unknown_option,
+)
+from duodao.telemetry import Snapshot
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from duodao.channel.journal import Journal
+
+R = TypeVar("R")
+
+displays: list[Callable[[], Callable[[Snapshot], object]]] = []
+"""What `progress=True` shows; layer 5 puts its display here (duodao/__init__.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a run needs to know, checked; nothing is started by making one."""
+
+    steps: tuple[Stage | Group, ...]
+    inputs: Any
+    ordered: bool = True
+    errors: str = "raise"
+    max_failures: float | None = None
+    window: int | None = None
+    journal: Journal | None = None
+    progress: Callable[[Snapshot], object] | None = None
+    whole: bool = False
+
+
+def plan(work: Any, inputs: Any, options: dict[str, Any], *, whole: bool = False) -> Plan:
+    """Check work, inputs and options. Raises UsageError."""
+    for name in options:
+        if name not in STAGE_OPTIONS and name not in RUN_OPTIONS:
+            raise unknown_option(name, (*STAGE_OPTIONS, *RUN_OPTIONS))
+    stage = {name: value for name, value in options.items() if name in STAGE_OPTIONS}
+    if isinstance(work, Pipeline):
+        if stage:
+            raise UsageError(
+                f"{', '.join(stage)}: options of a stage; with a Pipeline they are given to Pipeline(...) or .then(...)"
+            )
+        steps = work.steps
+    else:
+        steps = (make_stage(work, stage),)
+    if not (hasattr(inputs, "__iter__") or hasattr(inputs, "__aiter__") or hasattr(inputs, "__getitem__")):
+        raise UsageError(f"inputs must be something to iterate over, not {type(inputs).__name__}")
+    errors = options.get("errors", "raise")
+    if errors not in ("raise", "collect"):
+        raise UsageError(f"errors={errors!r}: 'raise' or 'collect' is needed")
+    window = options.get("window")
+    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
+        raise UsageError(f"window={window!r}: a whole number of inputs from 1, or None, is needed")
+    progress = options.get("progress")
+    if progress in (None, False):
+        progress = None
+    elif progress is True:
+        progress = displays[0]() if displays else None
+    elif not callable(progress):
+        raise UsageError(f"progress={progress!r}: True or a function that takes a Snapshot is needed")
+    return Plan(
+        tuple(fuse(steps)), inputs, bool(options.get("ordered", True)), errors, _failures(options.get("max_failures")),
+        window, _journal(options.get("journal"), options.get("key")), progress, whole,
+    )  # fmt: skip
+
+
+def _failures(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+        raise UsageError(f"max_failures={value!r}: a number of inputs from 0, or a share under 1, is needed")
+    if isinstance(value, float) and value >= 1 and not value.is_integer():
+        raise UsageError(f"max_failures={value!r}: a whole number of inputs, or a share under 1, is needed")
+    return value
+
+
+def _journal(value: Any, key: Any) -> Journal | None:
+    if value is None:
+        if key is not None:
+            raise UsageError("key= says how a journal knows an input again: it needs journal=")
+        return None
+    from duodao.channel.journal import Journal
+
+    if isinstance(value, Journal):
+        if key is not None:
+            raise UsageError("key= is given to the Journal or to the run, not to both: write Journal(path, key=...)")
+        return value
+    return Journal(value, key=key)
+
+
+class Map(Generic[R]):
+    """The results of a run: an iterator (`for`, `next`), an async iterator, and a context manager that ends the run.
+
+    Nothing runs before the first result is asked for. Leaving the loop drops what is in flight and ends every worker;
+    `with` does so at a certain point. `report` says what was done so far; `snapshot()` what goes on now.
+    """
+
+    def __init__(self, plan: Plan, clock: Clock = SYSTEM) -> None:
+        self._plan = plan
+        self._clock = clock
+        self._engine: Engine | None = None
+        self._results: Iterator[R] | None = None
+        self._aresults: AsyncIterator[R] | None = None
+        self._closed = False
+        self._draining = False
+        self._report = Report()
+
+    # -- starting -----------------------------------------------------------------------------------------------------
+
+    def _start(self, loop: asyncio.AbstractEventLoop | None = None) -> Engine:
+        from duodao.lanes.choose import make
+
+        plan = self._plan
+        if loop is None and not hasattr(plan.inputs, "__iter__") and not hasattr(plan.inputs, "__getitem__"):
+            raise UsageError("the inputs are an async iterable: use `async for`, or duodao.arun")
+        whole = plan.whole or plan.errors == "collect" or plan.journal is not None
+        ledger = Ledger(
+            ordered=plan.ordered, whole=whole, raising=plan.errors == "raise",
+            outcomes=plan.errors == "collect" or plan.whole, max_failures=plan.max_failures, keeper=plan.journal,
+        )  # fmt: skip
+        observer = Observer(plan.progress) if plan.progress is not None else None
+        holder: list[Engine] = []
+        if plan.journal is not None:
+            self._open_journal(plan.journal, holder)
+        try:
+            engine = Engine(
+                plan.steps, plan.inputs, ledger, make, ordered=plan.ordered, window=plan.window, journal=plan.journal,
+                observer=observer, clock=self._clock, loop=loop,
+            )  # fmt: skip
+        except BaseException:
+            if plan.journal is not None:
+                plan.journal.finish(complete=False)
+            raise
+        holder.append(engine)
+        self._engine = engine
+        if self._draining:
+            engine.drain()
+        return engine
+
+    def _open_journal(self, journal: Journal, holder: list[Engine]) -> None:
+        from duodao.channel.journal import fingerprint
+
+        functions = [step.work.function for step in self._plan.steps if isinstance(step, Stage)]
+        shape = " -> ".join(f"batch({s.size})" if isinstance(s, Group) else s.work.name for s in self._plan.steps)
+
+        def put(entry: Committed | Fatal) -> None:
+            if holder:
+                holder[0].arrive(entry)
+
+        journal.open(
+            dataclasses.replace(fingerprint(functions), shape=shape),
+            on_committed=lambda ids: put(Committed(ids)),
+            on_error=lambda error: put(Fatal(error)),
+        )
+
+    def _lists(self) -> Iterator[list[R]]:
+        engine = self._start()
+        complete = False
+        try:
+            while (out := engine.next_list()) is not None:
+                yield out
+            complete = not self._report_stopped()
+        finally:
+            self._end(complete=complete)
+
+    async def _each(self) -> AsyncIterator[R]:
+        import asyncio
+
+        engine = self._start(asyncio.get_running_loop())
+        complete = False
+        try:
+            while (out := await engine.anext_list()) is not None:
+                for value in out:
+                    yield value
+            complete = not self._report_stopped()
+        finally:
+            self._end(complete=complete)
+            await asyncio.sleep(0)  # let cancelled calls unwind on this loop
+
+    def _report_stopped(self) -> bool:
+        return self._engine is None or bool(self._engine.ledger.report.stopped)
+
+    def _end(self, *, complete: bool) -> None:
+        engine, plan = self._engine, self._plan
+        self._closed = True
+        if engine is None:
+            return
+        try:
+            engine.close()
+            report = self._report = engine.finish_report()
+            if plan.journal is not None:
+                counts = plan.journal.finish(complete=complete)
+                report.dropped, report.added = counts.dropped, counts.added
+        finally:
+            if plan.progress is not None:
+                Observer(plan.progress).end(engine)
+
+    # -- the iterator -------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[R]:
+        if self._results is None:
+            self._check_unused()
+            self._results = itertools.chain.from_iterable(self._lists())
+        return self._results
+
+    def __next__(self) -> R:
+        return next(iter(self))
+
+    def __aiter__(self) -> AsyncIterator[R]:
+        if self._aresults is None:
+            self._check_unused()
+            self._aresults = self._each()
+        return self._aresults
+
+    async def __anext__(self) -> R:
+        return await self.__aiter__().__anext__()
+
+    def _check_unused(self) -> None:
+        if self._results is not None or self._aresults is not None:
+            raise UsageError("this map is iterated already: either with `for` or with `async for`, not with both")
+
+    def __enter__(self) -> Map[R]:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Map[R]:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # -- control ------------------------------------------------------------------------------------------------------
+
+    @property
+    def report(self) -> Report:
+        """What was done so far; complete once the iteration is over."""
+        if self._engine is not None and not self._closed:
+            return self._engine.finish_report()
+        return self._report
+
+    def snapshot(self) -> Snapshot | None:
+        """What goes on now; None before the first result was asked for."""
+        return None if self._engine is None else snapshot(self._engine)
+
+    def drain(self) -> None:
+        """Take no more inputs and finish what is in flight: the iteration ends by itself. From any thread or signal."""
+        self._draining = True
+        if self._engine is not None:
+            self._engine.drain()
+
+    def close(self) -> None:
+        """End the run now: what is in flight is dropped, every worker ends. Idempotent."""
+        if not self._closed and self._engine is not None:
+            self._end(complete=False)
+        self._closed = True
+        results, self._results = self._results, iter(())
+        del results
+
+    async def aclose(self) -> None:
+        """`close` for `async for`."""
+        if self._aresults is not None:
+            await self._aresults.aclose()  # type: ignore[attr-defined]  # it is an async generator
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_results", 0) is None and self._aresults is None and not self._closed:
+            warnings.warn(
+                "a duodao.map was dropped without being iterated: nothing has run (use duodao.run to run for effect)",
+                RuntimeWarning, stacklevel=2,
+            )  # fmt: skip
+
+
+def drive(run: Map[Any], take: Callable[[list[Any]], object]) -> None:
+    """Run to the end, giving every list of results to `take`."""
+    lists = run._lists()
+    run._results = iter(())
+    try:
+        for out in lists:
+            take(out)
+    finally:
+        lists.close()  # type: ignore[attr-defined]  # it is a generator
