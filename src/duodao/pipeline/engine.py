@@ -1,7 +1,7 @@
-"""The engine: feeds lanes, takes back what they deliver, and decides what runs again. It names no lane and waits on one queue.
+"""The engine: feeds lanes and takes back what they deliver. It names no lane and waits on one queue.
 
-It is driven by whoever wants the next result: `next_list` (or `anext_list`) returns once something can be handed on. One
-turn is: handle what arrived, feed every stage from the last to the first, hand on what is due, else wait.
+It is driven by whoever wants the next result: `next_list` (or `anext_list`) returns once something can be handed on.
+One turn is: handle what arrived, feed every stage from the last to the first, hand on what is due, else wait.
 
 Invariant: inputs read - inputs passed on (or kept on disk) never exceeds the window, so every queue here is bounded.
 """
@@ -173,13 +173,14 @@ class Engine:
             self._handle(self.inbox.get_nowait())
         if self.state == "draining":
             self._drop_unstarted()
-        self._feed()
+        if self.ledger.fatal is None:
+            self._feed()
         if self._observer is not None:
             self._observer.tick(self)
         out = self.ledger.emit()
         if out:
             return out
-        if self.ledger.fatal is not None:
+        if self.ledger.fatal is not None and not self.ledger.unsaved:
             raise self.ledger.fatal
         if self._exhausted() and self.inbox.empty():
             self.ledger.final_check()
@@ -301,10 +302,10 @@ class Engine:
                     self.router.fail(node, number, item.input, item.error, attempt=0)
         if self._journal is not None:
             known = self._journal.admit(ids, items)
-            outcomes = [outcome for number, outcome in known.items() if number not in out]
-            for outcome in outcomes:
-                self.router.leave(node, outcome.index, now)
-            self.ledger.settle(outcomes, known=True)
+            for number in known:
+                if number not in out:
+                    self.router.leave(node, number, now)
+            self.ledger.found({number: outcome for number, outcome in known.items() if number not in out})
             out.update(known)
         if not out:
             node.accept(Chunk(ids, items, items))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from duodao.errors import TooManyFailures
@@ -86,23 +86,30 @@ class Ledger:
         self._count_failure()
         self._place(number, Failed(error))
 
-    def settle(
-        self, outcomes: list[Outcome[Any]], joined: dict[int, list[int]] | None = None, *, known: bool = False
-    ) -> None:
-        """Outcomes of a run that needs them. known: they come from the journal."""
+    def settle(self, outcomes: list[Outcome[Any]], joined: dict[int, list[int]] | None = None) -> None:
+        """Outcomes of a run that needs them. joined: the other inputs each of them speaks for."""
         for at, outcome in enumerate(outcomes):
             tries = self.tries.pop(outcome.index, None)
             spent = self.spent.pop(outcome.index, 0.0)
-            if not known and (tries or spent):
-                outcomes[at] = dataclasses.replace(
-                    outcome, tries=tuple(tries or ()), seconds=outcome.seconds + spent
-                )  # fmt: skip
-        if self._keeper is not None and not known:
+            if tries or spent:
+                seconds = outcome.seconds + spent
+                outcomes[at] = dataclasses.replace(outcome, tries=tuple(tries or ()), seconds=seconds)
+        if self._keeper is not None:
             self._keep(outcomes, joined)
             return
         for outcome in outcomes:
-            self._count(outcome, known=known)
+            self._count(outcome)
             self._place(outcome.index, outcome)
+
+    def found(self, known: Mapping[int, Any]) -> None:
+        """Inputs the journal has finished: their Outcomes, or a mark for those that another input speaks for."""
+        self.report.skipped += len(known)
+        for number, outcome in known.items():
+            if isinstance(outcome, Outcome):
+                self._count(outcome)
+                self._place(number, outcome)
+            else:
+                self.gap(number)
 
     def _keep(self, outcomes: list[Outcome[Any]], joined: dict[int, list[int]] | None) -> None:
         keeper = self._keeper
@@ -123,7 +130,7 @@ class Ledger:
             outcome = self.unsaved.pop(number, None)
             if outcome is None:
                 continue
-            self._count(outcome, known=False)
+            self._count(outcome)
             if self._ordered and number != self.order.passed and self.order.held - self.on_disk >= limit:
                 self.on_disk += 1
                 self.order.put([number], [ON_DISK])
@@ -144,9 +151,7 @@ class Ledger:
             self._ready.append(([entry], True))
             self._loose += 1
 
-    def _count(self, outcome: Outcome[Any], *, known: bool) -> None:
-        if known:
-            self.report.skipped += 1
+    def _count(self, outcome: Outcome[Any]) -> None:
         if outcome.error is None:
             self.report.succeeded += 1
             return

@@ -88,7 +88,7 @@ class Meter:
         return (count, 0.0) if count > 0 else (0, max(bucket.wait(1.0) for bucket in self.buckets))
 
     def admit(self, items: Sequence[Any], now: float) -> tuple[int, float]:
-        """Take the tokens of as many of `items`, from the first, as may start now; (how many, seconds until the next)."""
+        """Take the tokens of the `items`, from the first, that may start now; (how many, seconds until the next)."""
         for bucket in self.buckets:
             bucket.refill(now)
         for count, item in enumerate(items):

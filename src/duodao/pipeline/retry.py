@@ -19,9 +19,9 @@ class Pause(float):
 class Retry:
     """How often a failed call runs again.
 
-    times: further attempts, from 1. on: exception types that are worth another attempt. first: seconds before the second
-    attempt. factor: each wait is this many times the one before. at_most: longest wait, in seconds. delay: a function
-    (error, attempt) -> seconds in place of first/factor; it may return Retry.pause(seconds) to hold the whole stage back.
+    times: further attempts, from 1. on: exception types that are worth another attempt. first: seconds before the
+    second attempt. factor: each wait is this many times the one before. at_most: longest wait, in seconds. delay: a
+    function (error, attempt) -> seconds in place of first and factor; with Retry.pause(seconds) it holds back the stage.
     A wait is shortened by up to a half at random, so that many failed calls don't come back in one instant.
     An input that ended two workers is not run again. Source: M45.
     """
@@ -51,7 +51,7 @@ class Retry:
         return Pause(seconds)
 
     def wait(self, error: BaseException, attempt: int) -> float | None:
-        """Seconds before attempt + 1, or None when there is none. attempt: the number of the one that failed, from 1."""
+        """Seconds before attempt + 1, or None when there is none. attempt: the one that failed, from 1."""
         if attempt > self.times or not isinstance(error, self.on) or isinstance(error, WorkerDied):
             return None
         if self.delay is not None:

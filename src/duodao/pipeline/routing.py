@@ -15,7 +15,7 @@ from duodao.pipeline.node import Chunk, Node, Parcel
 from duodao.pipeline.retry import Pause
 
 DEATHS = 2
-"""Workers that one input may cost. The first death may have been another's fault (a full machine): it runs once more, alone."""
+"""Workers that one input may cost. The first death may be another's fault (a full machine): it runs once more, alone."""
 
 
 class Router:

@@ -24,6 +24,7 @@ from duodao.pipeline.stages import (
     Stage,
     fuse,
     make_stage,
+    unfused,
     unknown_option,
 )
 from duodao.telemetry import Snapshot
@@ -113,29 +114,25 @@ def _journal(value: Any, key: Any) -> Journal | None:
     return Journal(value, key=key)
 
 
-class Map(Generic[R]):
-    """The results of a run: an iterator (`for`, `next`), an async iterator, and a context manager that ends the run.
+class Live:
+    """The running half of a Map: what its iterators hold. It never refers to the Map, so that dropping the Map and its
+    iterator ends the run at once, without waiting for a garbage collection."""
 
-    Nothing runs before the first result is asked for. Leaving the loop drops what is in flight and ends every worker;
-    `with` does so at a certain point. `report` says what was done so far; `snapshot()` what goes on now.
-    """
+    def __init__(self, plan: Plan, clock: Clock) -> None:
+        self.plan = plan
+        self.clock = clock
+        self.engine: Engine | None = None
+        self.report = Report()
+        self.draining = False
+        self.started = False
+        self.ended = False
 
-    def __init__(self, plan: Plan, clock: Clock = SYSTEM) -> None:
-        self._plan = plan
-        self._clock = clock
-        self._engine: Engine | None = None
-        self._results: Iterator[R] | None = None
-        self._aresults: AsyncIterator[R] | None = None
-        self._closed = False
-        self._draining = False
-        self._report = Report()
-
-    # -- starting -----------------------------------------------------------------------------------------------------
-
-    def _start(self, loop: asyncio.AbstractEventLoop | None = None) -> Engine:
+    def start(self, loop: asyncio.AbstractEventLoop | None = None) -> Engine:
+        """Open the journal, make lanes and source. Raises what can't be opened; then nothing is left."""
         from duodao.lanes.choose import make
 
-        plan = self._plan
+        plan = self.plan
+        self.started = True
         if loop is None and not hasattr(plan.inputs, "__iter__") and not hasattr(plan.inputs, "__getitem__"):
             raise UsageError("the inputs are an async iterable: use `async for`, or duodao.arun")
         whole = plan.whole or plan.errors == "collect" or plan.journal is not None
@@ -150,23 +147,24 @@ class Map(Generic[R]):
         try:
             engine = Engine(
                 plan.steps, plan.inputs, ledger, make, ordered=plan.ordered, window=plan.window, journal=plan.journal,
-                observer=observer, clock=self._clock, loop=loop,
+                observer=observer, clock=self.clock, loop=loop,
             )  # fmt: skip
         except BaseException:
             if plan.journal is not None:
                 plan.journal.finish(complete=False)
             raise
         holder.append(engine)
-        self._engine = engine
-        if self._draining:
+        self.engine = engine
+        if self.draining:
             engine.drain()
         return engine
 
     def _open_journal(self, journal: Journal, holder: list[Engine]) -> None:
         from duodao.channel.journal import fingerprint
 
-        functions = [step.work.function for step in self._plan.steps if isinstance(step, Stage)]
-        shape = " -> ".join(f"batch({s.size})" if isinstance(s, Group) else s.work.name for s in self._plan.steps)
+        steps = self.plan.steps
+        functions = [function for step in steps if isinstance(step, Stage) for function in unfused(step)]
+        shape = " -> ".join(f"batch({s.size})" if isinstance(s, Group) else s.work.name for s in steps)
 
         def put(entry: Committed | Fatal) -> None:
             if holder:
@@ -178,54 +176,72 @@ class Map(Generic[R]):
             on_error=lambda error: put(Fatal(error)),
         )
 
-    def _lists(self) -> Iterator[list[R]]:
-        engine = self._start()
+    def lists(self) -> Iterator[list[Any]]:
+        """Lists of results until the run is over; closing this generator ends the run."""
+        if self.ended:
+            return
+        engine = self.start()
         complete = False
         try:
             while (out := engine.next_list()) is not None:
                 yield out
-            complete = not self._report_stopped()
+            complete = not engine.ledger.report.stopped
         finally:
-            self._end(complete=complete)
+            self.end(complete=complete)
 
-    async def _each(self) -> AsyncIterator[R]:
+    async def each(self) -> AsyncIterator[Any]:
+        """The same, one by one, for a running event loop."""
         import asyncio
 
-        engine = self._start(asyncio.get_running_loop())
+        if self.ended:
+            return
+        engine = self.start(asyncio.get_running_loop())
         complete = False
         try:
             while (out := await engine.anext_list()) is not None:
                 for value in out:
                     yield value
-            complete = not self._report_stopped()
+            complete = not engine.ledger.report.stopped
         finally:
-            self._end(complete=complete)
-            await asyncio.sleep(0)  # let cancelled calls unwind on this loop
+            self.end(complete=complete)
+            await asyncio.sleep(0)  # cancelled calls unwind on this loop
 
-    def _report_stopped(self) -> bool:
-        return self._engine is None or bool(self._engine.ledger.report.stopped)
-
-    def _end(self, *, complete: bool) -> None:
-        engine, plan = self._engine, self._plan
-        self._closed = True
-        if engine is None:
+    def end(self, *, complete: bool) -> None:
+        """Stop lanes and source, bring the report up to date, close the journal. Idempotent."""
+        engine, plan = self.engine, self.plan
+        if self.ended or engine is None:
+            self.ended = True
             return
+        self.ended = True
         try:
             engine.close()
-            report = self._report = engine.finish_report()
+            self.report = engine.finish_report()
             if plan.journal is not None:
                 counts = plan.journal.finish(complete=complete)
-                report.dropped, report.added = counts.dropped, counts.added
+                self.report.dropped, self.report.added = counts.dropped, counts.added
         finally:
             if plan.progress is not None:
                 Observer(plan.progress).end(engine)
+
+
+class Map(Generic[R]):
+    """The results of a run: an iterator (`for`, `next`), an async iterator, and a context manager that ends the run.
+
+    Nothing runs before the first result is asked for. Leaving the loop drops what is in flight and ends every worker;
+    `with` does so at a certain point. `report` says what was done so far; `snapshot()` what goes on now.
+    """
+
+    def __init__(self, plan: Plan, clock: Clock = SYSTEM) -> None:
+        self._live = Live(plan, clock)
+        self._results: Iterator[R] | None = None
+        self._aresults: AsyncIterator[R] | None = None
 
     # -- the iterator -------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[R]:
         if self._results is None:
             self._check_unused()
-            self._results = itertools.chain.from_iterable(self._lists())
+            self._results = itertools.chain.from_iterable(self._live.lists())
         return self._results
 
     def __next__(self) -> R:
@@ -234,7 +250,7 @@ class Map(Generic[R]):
     def __aiter__(self) -> AsyncIterator[R]:
         if self._aresults is None:
             self._check_unused()
-            self._aresults = self._each()
+            self._aresults = self._live.each()
         return self._aresults
 
     async def __anext__(self) -> R:
@@ -263,27 +279,34 @@ class Map(Generic[R]):
     @property
     def report(self) -> Report:
         """What was done so far; complete once the iteration is over."""
-        if self._engine is not None and not self._closed:
-            return self._engine.finish_report()
-        return self._report
+        live = self._live
+        return live.report if live.engine is None or live.ended else live.engine.finish_report()
+
+    @property
+    def journal(self) -> Journal | None:
+        """The journal of this run, if it has one."""
+        return self._live.plan.journal
 
     def snapshot(self) -> Snapshot | None:
         """What goes on now; None before the first result was asked for."""
-        return None if self._engine is None else snapshot(self._engine)
+        return None if self._live.engine is None else snapshot(self._live.engine)
 
     def drain(self) -> None:
         """Take no more inputs and finish what is in flight: the iteration ends by itself. From any thread or signal."""
-        self._draining = True
-        if self._engine is not None:
-            self._engine.drain()
+        self._live.draining = True
+        if self._live.engine is not None:
+            self._live.engine.drain()
+
+    def lists(self) -> Iterator[list[R]]:
+        """Results in the lists they come in, for whoever passes them on at once; used in place of `for`."""
+        self._check_unused()
+        self._results = iter(())
+        return self._live.lists()
 
     def close(self) -> None:
         """End the run now: what is in flight is dropped, every worker ends. Idempotent."""
-        if not self._closed and self._engine is not None:
-            self._end(complete=False)
-        self._closed = True
-        results, self._results = self._results, iter(())
-        del results
+        self._live.end(complete=False)
+        self._results = iter(())
 
     async def aclose(self) -> None:
         """`close` for `async for`."""
@@ -292,19 +315,9 @@ class Map(Generic[R]):
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_results", 0) is None and self._aresults is None and not self._closed:
+        live = getattr(self, "_live", None)
+        if live is not None and not (live.started or live.ended or self._results or self._aresults):
             warnings.warn(
                 "a duodao.map was dropped without being iterated: nothing has run (use duodao.run to run for effect)",
                 RuntimeWarning, stacklevel=2,
             )  # fmt: skip
-
-
-def drive(run: Map[Any], take: Callable[[list[Any]], object]) -> None:
-    """Run to the end, giving every list of results to `take`."""
-    lists = run._lists()
-    run._results = iter(())
-    try:
-        for out in lists:
-            take(out)
-    finally:
-        lists.close()  # type: ignore[attr-defined]  # it is a generator

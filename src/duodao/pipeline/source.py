@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import asyncio
 
 _PLAIN = (list, tuple, range)
-_CONTAINERS: tuple[type, ...] = (set, frozenset, dict, str, bytes, bytearray, collections.deque, type({}.keys()), type({}.values()),
-               type({}.items()))  # fmt: skip
+_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS = (set, frozenset, dict, str, bytes, bytearray, collections.deque, *_VIEWS)
 
 
 class Rejected:

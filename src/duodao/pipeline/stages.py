@@ -251,11 +251,8 @@ class Chain:
 
 
 def _plain(stage: Stage) -> bool:
-    work = stage.work
-    return not (
-        stage.rates or stage.retry is not NEVER or work.timeout or work.setup or work.common or work.star or work.is_async
-        or work.wants_rng or work.seed is not None or work.max_memory
-    )  # fmt: skip
+    """No option but lane and workers is set."""
+    return stage == Stage(Work(stage.work.function, stage.work.name), stage.lane, stage.workers)
 
 
 def fuse(steps: Sequence[Stage | Group]) -> list[Stage | Group]:
@@ -276,3 +273,9 @@ def fuse(steps: Sequence[Stage | Group]) -> list[Stage | Group]:
         else:
             out.append(step)
     return out
+
+
+def unfused(stage: Stage) -> tuple[Callable[..., Any], ...]:
+    """The user's own functions of a stage."""
+    function = stage.work.function
+    return function.functions if isinstance(function, Chain) else (function,)

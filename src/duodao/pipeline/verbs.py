@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from duodao.errors import UsageError
 from duodao.outcome import Outcome, Report
-from duodao.pipeline.runs import Map, drive, plan
+from duodao.pipeline.runs import Map, plan
 from duodao.pipeline.stages import Errors, Pipeline, StageOptions
 from duodao.telemetry import Snapshot
 
@@ -90,9 +90,11 @@ def run(work: Any, inputs: Any, *, into: Any = None, errors: Errors = "raise", *
     """
     made = _Run(work, inputs, into, {"errors": errors, **options})
     try:
-        drive(made.map, made.write)
+        for results in made.map.lists():
+            made.write(results)
         made.complete = not made.map.report.stopped
     finally:
+        made.map.close()
         made.close()
     return made.report()
 

@@ -30,8 +30,8 @@ class Failed:
 class Order:
     """Outcomes by input number; `pop` gives what is next.
 
-    Two shapes, because both are hot: whole ranges as the lists they came in (the process lane), and single numbers (lanes
-    that wait). `passed` counts numbers that were handed on, gaps included; `held` those that wait for an earlier one.
+    Two shapes, because both are hot: whole ranges as the lists they came in (the process lane), and single numbers
+    (lanes that wait). `passed` counts numbers that were handed on, gaps included; `held` those that wait for an earlier one.
     """
 
     __slots__ = ("held", "passed", "singles", "spans")
