@@ -30,25 +30,28 @@ def fingerprint(functions: Iterable[Callable[..., Any]], shape: str = "") -> Ide
     """The Identity of `functions`. The code of a function is its whole module file, because it may call what is in it;
     in `__main__`, a notebook or where there is no file, it is the function's own code with all that is nested in it."""
     plain = [_plain(function) for function in functions]
-    return Identity(tuple(map(_name, plain)), " ".join(map(_code, plain)), shape)
+    return Identity(tuple(_name(f) for f, _ in plain), " ".join(_code(f, bound) for f, bound in plain), shape)
 
 
-def _plain(function: Any) -> Any:
+def _plain(function: Any) -> tuple[Any, bytes]:
+    """The function itself, and what partials bind to it, which is part of what it computes."""
+    bound = b""
     while isinstance(function, functools.partial):
+        bound += _constant((function.args, function.keywords))
         function = function.func
     function = inspect.unwrap(function)
     function = getattr(function, "__func__", function)
     if hasattr(function, "__qualname__"):
-        return function
-    return type(function)  # an instance with __call__
+        return function, bound
+    return type(function), bound  # an instance with __call__
 
 
 def _name(function: Any) -> str:
     return f"{getattr(function, '__module__', None) or 'builtins'}.{function.__qualname__}"
 
 
-def _code(function: Any) -> str:
-    digest = hashlib.blake2b(digest_size=8)
+def _code(function: Any, bound: bytes) -> str:
+    digest = hashlib.blake2b(bound, digest_size=8)
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     path = getattr(module, "__file__", None)
     if path is not None and getattr(module, "__name__", "") != "__main__":

@@ -1,7 +1,7 @@
 """The journal of a run: what became of each input, kept so that a killed run goes on where it was.
 
-Promise: at-least-once execution, exactly-once recording. An input whose outcome was committed never runs again; one that
-was in flight when the program died does. See README.md beside this file.
+Promise: at-least-once execution, exactly-once recording. An input whose outcome was committed never runs again; one
+that was in flight when the program died does. See README.md beside this file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from duodao.channel.identity import Identity, fingerprint
@@ -35,7 +36,8 @@ class Counts(NamedTuple):
     dropped: int = 0
 
 
-class Joined(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Joined:
     """What `admit` says of a finished input that has no outcome of its own: it went into a `Pipeline.batch` group."""
 
     index: int
@@ -77,8 +79,9 @@ class Journal:
     # -- the engine's ------------------------------------------------------------------------------------------------
 
     def open(
-        self, identity: Identity, *, on_committed: Callable[[list[int]], None], on_error: Callable[[BaseException], None]
-    ) -> None:
+        self, identity: Identity, *, on_committed: Callable[[list[int]], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:  # fmt: skip
         """Lock the file, check it, start the writer. The callbacks are called from the writer's thread.
 
         Raises JournalBusy, JournalMismatch (the message names the option that goes on), JournalDamaged, JournalFull,

@@ -24,7 +24,15 @@ from urllib.parse import quote
 
 from duodao.channel.identity import Identity
 from duodao.channel.rows import COLUMNS
-from duodao.errors import DuodaoError, JournalBusy, JournalDamaged, JournalError, JournalFull, JournalMismatch, UsageError
+from duodao.errors import (
+    DuodaoError,
+    JournalBusy,
+    JournalDamaged,
+    JournalError,
+    JournalFull,
+    JournalMismatch,
+    UsageError,
+)
 
 APPLICATION = 0x44756F4A  # "DuoJ"
 VERSION = 1
@@ -32,11 +40,11 @@ CHECKED = 64 * 1024 * 1024
 """Bytes up to which a journal is examined whole when opened (0.2 s); beyond it each record is when it is read."""
 
 _MAGIC = b"SQLite format 3\0"
-_SCHEMA = (
-    "CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
-    "CREATE TABLE item (id INTEGER PRIMARY KEY, key BLOB NOT NULL, position INTEGER NOT NULL, state INTEGER NOT NULL, "
-    "attempts INTEGER NOT NULL, seconds REAL NOT NULL, lane TEXT NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT",
-)
+_ABOUT = "CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID"
+_ITEM = """CREATE TABLE item (
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL, position INTEGER NOT NULL, state INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, seconds REAL NOT NULL, lane TEXT NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL
+) STRICT"""
 _SIDES = ("-wal", "-shm", "-journal")
 
 _held: set[str] = set()
@@ -68,7 +76,7 @@ class Lock:
                 raise UsageError(f"the journal {self._path} can't be written: {error.strerror}") from error
             try:
                 fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Its holder unlinks it when it is done: what was opened just before is another file than the next one's.
+                # Its holder unlinks it in the end: what was opened just before is another file than the next one's.
                 if os.fstat(fd).st_ino == os.stat(self._file).st_ino:
                     with contextlib.suppress(OSError):  # the number is for the message only, and the disk may be full
                         os.ftruncate(fd, 0)
@@ -160,10 +168,10 @@ def is_ours(path: str, *, any_version: bool = False) -> bool:
 
 def connect(path: str, mode: str = "rw") -> sqlite3.Connection:
     """A connection; mode "rw" or "ro". Statements are ours to begin and commit."""
-    name = quote(os.fsencode(path))
+    uri = f"file:{quote(os.fsencode(path))}?mode={mode}"
     return sqlite3.connect(
-        f"file:{name}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=64
-    )
+        uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=64
+    )  # fmt: skip
 
 
 def create(path: str, about: dict[str, Any]) -> None:
@@ -177,8 +185,8 @@ def create(path: str, about: dict[str, Any]) -> None:
         db.execute(f"PRAGMA application_id={APPLICATION}")
         db.execute(f"PRAGMA user_version={VERSION}")
         db.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            db.execute(statement)
+        db.execute(_ABOUT)
+        db.execute(_ITEM)
         note(db, about)
         db.execute("COMMIT")
     except BaseException:
@@ -219,7 +227,7 @@ def check(db: sqlite3.Connection, path: str) -> None:
         if verdict != "ok":
             raise damaged(path, verdict.splitlines()[-1])
     try:
-        db.execute(f"SELECT {COLUMNS} FROM item LIMIT 0")  # noqa: S608 - a constant
+        db.execute(f"SELECT {COLUMNS} FROM item LIMIT 0")  # noqa: S608 - constants
         db.execute("SELECT name, value FROM about LIMIT 0")
     except sqlite3.OperationalError as error:
         if (error.sqlite_errorcode & 0xFF) == sqlite3.SQLITE_ERROR:

@@ -92,7 +92,8 @@ def _canonical(item: Any) -> bytes:
             data = _pickled(item, _sorted_set)
     except Exception as error:
         raise NotPicklable(
-            f"input {_short(item)} can't be pickled, so the journal can't know it again: give it a key with key= ({error})",
+            f"input {_short(item)} can't be pickled, so the journal can't know it again: "
+            f"give it a key with key= ({error})",
             what="input",
         ) from error
     return data

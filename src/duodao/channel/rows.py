@@ -5,10 +5,12 @@ Invariant: `unpack(pack(x))` is x or an error that says why not; never another v
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import traceback
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from duodao.errors import JournalDamaged, NotPicklable, RemoteError, RemoteTraceback
@@ -36,7 +38,8 @@ class Row(NamedTuple):
     body: bytes
 
 
-class DeadLetter(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
     """A failed input as the journal holds it. error: its type and text. tries: every attempt that is known."""
 
     index: int
@@ -122,20 +125,15 @@ def _success(outcome: Outcome[Any]) -> bytes:
     parts: tuple[Any, ...] = (outcome.input, outcome.value)
     if outcome.tries:
         parts = (*parts, _plain(outcome.tries), None)
-    try:
-        return pickle.dumps(parts, _PROTOCOL)
-    except Exception:  # a lambda, a class of a function: what only cloudpickle can take apart
-        pass
-    try:
+    with contextlib.suppress(Exception):  # the value or the input can't be pickled: which, is tried below
         return _dumps(parts)
-    except Exception:  # the value or the input
-        pass
     try:
         return _dumps((_shown(outcome.input), *parts[1:]))
     except Exception as error:
+        kind = type(outcome.value).__qualname__
         raise NotPicklable(
-            f"the result of input {outcome.index} ({_shown(outcome.input)}) is a {type(outcome.value).__qualname__} that "
-            f"can't be pickled, so the journal can't keep it ({type(error).__name__}: {error})",
+            f"the result of input {outcome.index} ({_shown(outcome.input)}) is a {kind} that can't be pickled, so the "
+            f"journal can't keep it ({type(error).__name__}: {error})",
             what="result",
         ) from error
 
@@ -144,7 +142,7 @@ def _failure(outcome: Outcome[Any], error: BaseException) -> bytes:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     failure: dict[str, Any] = {
-        "kind": name, "text": _text(error), "traceback": _trace(error), "shown": _shown(outcome.input),
+        "kind": name, "text": _text(error), "traceback": trace_text(error), "shown": _shown(outcome.input),
         "input": None, "error": None,
     }  # fmt: skip
     for field, thing in (("input", outcome.input), ("error", error)):
@@ -183,7 +181,7 @@ def _error(failure: dict[str, Any]) -> BaseException:
 def _dumps(value: Any) -> bytes:
     try:
         return pickle.dumps(value, _PROTOCOL)
-    except Exception:
+    except Exception:  # a lambda, a class inside a function: cloudpickle sends them by value
         import cloudpickle
 
         return cloudpickle.dumps(value, _PROTOCOL)  # type: ignore[no-any-return]
@@ -196,10 +194,13 @@ def _text(error: BaseException) -> str:
         return f"<{type(failed).__name__} in its __str__>"
 
 
-def _trace(error: BaseException) -> str:
+def trace_text(error: BaseException) -> str:
+    """The traceback of an error as text: of where it was raised, also in another process or an earlier run."""
+    if isinstance(error.__cause__, RemoteTraceback) and error.__traceback__ is None:
+        return str(error.__cause__.args[0])
     try:
         return "".join(traceback.format_exception(error))
-    except Exception:
+    except Exception:  # a __str__ of the user's that raises
         return ""
 
 

@@ -16,10 +16,10 @@ from duodao.channel.keys import SIZE
 
 _CACHE = 8 * 1024  # KiB
 _WIDE = 256
-_INSERT_WIDE = "INSERT OR IGNORE INTO seen (half, at) VALUES " + ",".join(["(?,?)"] * _WIDE)
 _INSERT = "INSERT OR IGNORE INTO seen (half, at) VALUES (?,?)"
+_INSERT_WIDE = _INSERT + ",(?,?)" * (_WIDE - 1)
 # One statement for all widths up to _WIDE: what isn't used is NULL, which equals nothing.
-_FIND = f"SELECT key, row FROM known WHERE key IN ({','.join('?' * _WIDE)})"
+_FIND = f"SELECT key, row FROM known WHERE key IN ({','.join('?' * _WIDE)})"  # noqa: S608 - constants
 
 
 class Seen:

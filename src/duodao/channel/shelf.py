@@ -222,7 +222,7 @@ class Shelf:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def close(self, *, complete: bool) -> int:
-        """Write what is queued, drop what is gone (complete), fold the log into the file, unlock. Returns the dropped."""
+        """Write what is queued, drop what is gone (complete), make it one file, unlock. Returns the dropped."""
         dropped = 0
         try:
             self._writer.end()

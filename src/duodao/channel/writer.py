@@ -25,7 +25,7 @@ MOST_BYTES = 64 * 1024 * 1024
 """What may wait to be written; beyond it the engine waits for the disk."""
 
 _OVERHEAD = 200  # bytes a row costs besides its body
-_INSERT = f"INSERT INTO item ({COLUMNS}) VALUES "
+_INSERT = f"INSERT INTO item ({COLUMNS}) VALUES "  # noqa: S608 - constants
 _ONE = "(" + ",".join("?" * WIDTH) + ")"
 _STEPS = (128, 16, 1)
 # Many rows per statement: sqlite3 gives the GIL up once per statement, and a thread lane full of running functions may
