@@ -1,15 +1,15 @@
 """One sparse piece of memory that every process of a program maps: the arena.
 
-It is a memfd, made on first need, inherited by the guard and by every worker, so an offset in it means the same bytes in
-all of them: offsets travel as plain numbers and reach workers that already run. Unlike named shared memory there is
+It is a memfd, made on first need, inherited by the guard and by every worker, so an offset in it means the same bytes
+in all of them: offsets travel as plain numbers and reach workers that already run. Unlike named shared memory there is
 nothing to unlink: it goes when its last process goes (https://github.com/python/cpython/issues/82300).
 
     0                  SLOTS * SLOT                                   size
     | progress slots   | payload, in regions of 1 GiB                 |
 
 Invariants:
-  1. A region (and a page of progress slots) belongs to the process that holds the kernel's record lock on its number, for
-     as long as that process lives. A worker that is itself a supervisor allocates beside its own supervisor without
+  1. A region (and a page of progress slots) belongs to the process that holds the kernel's record lock on its number,
+     for as long as that process lives. A worker that is itself a supervisor allocates beside its own supervisor without
      asking it, and what a killed process owned is free at once.
   2. Only the process that allocated an offset frees it. Its bytes are zero or what their last owner left there.
   3. Pages cost memory from their first use until they are punched out. At most WARM bytes of freed ones are kept, since
@@ -19,7 +19,6 @@ Invariants:
 from __future__ import annotations
 
 import bisect
-import contextlib
 import fcntl
 import mmap
 import os
@@ -179,8 +178,8 @@ class Arena:
     def _lock_number(self, number: int) -> bool:
         """Take record lock `number` for as long as this process lives; False when it is taken, also by ourselves.
 
-        Record locks belong to the process and vanish with it; no lease and no "is that pid alive" is needed. Their trap,
-        that closing any descriptor of the file drops them all, is met by never closing one: `fd` and the map's own stay.
+        Record locks belong to the process and vanish with it; no lease and no "is that pid alive" is needed. Their
+        trap, that closing any descriptor of the file drops them all, is met by never closing one.
         """
         if number in self._locked:
             return False
@@ -242,25 +241,36 @@ def _rounded(size: int) -> int:
     return max(-(-size // step) * step, _PAGE)
 
 
-_arena: Arena | None = None
-_making = threading.Lock()
+class _Home:
+    """Where the one arena of this process is kept."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.arena: Arena | None = None
+
+    def after_fork(self) -> None:
+        self.lock = threading.Lock()  # a thread that exists no more may have held it
+        if self.arena is not None:
+            self.arena.forget()
+
+
+_home = _Home()
+os.register_at_fork(after_in_child=_home.after_fork)
 
 
 def get() -> Arena:
-    """The arena of this program: made on first need, in a worker the one it was forked with. OSError without memory."""
-    global _arena
-    with _making:
-        if _arena is None:
-            _arena = _make()
-        return _arena
+    """The arena of this program: made on first need, in a worker the one it came with. OSError without memory."""
+    with _home.lock:
+        if _home.arena is None:
+            _home.arena = _make()
+        return _home.arena
 
 
 def inherited(fd: int) -> Arena:
-    """Map the arena that came with this process as descriptor `fd`; from then on `get` returns it."""
-    global _arena
-    with _making:
-        _arena = Arena(fd, os.fstat(fd).st_size)
-        return _arena
+    """Map the arena that this process was given as descriptor `fd`; from then on `get` returns it."""
+    with _home.lock:
+        _home.arena = Arena(fd, os.fstat(fd).st_size)
+        return _home.arena
 
 
 def _make() -> Arena:
@@ -287,14 +297,3 @@ def _sparse_file() -> int:
         return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD)
     finally:
         os.close(low)
-
-
-def _after_fork() -> None:
-    global _making
-    _making = threading.Lock()  # another thread of the original may have held it
-    if _arena is not None:
-        _arena.forget()
-
-
-with contextlib.suppress(AttributeError):  # no fork on this platform
-    os.register_at_fork(after_in_child=_after_fork)

@@ -3,27 +3,52 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from duodao.children.lifeline import Lifeline
 from duodao.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from duodao.children.lifeline import Lifeline
+
+
+class Lost(Exception):
+    """The guard is dead, and the request never reached it."""
+
+
+class Unanswered(Lost):
+    """The guard died with the request: the child may have lived for a moment, and was ended."""
 
 
 class Keeper(Protocol):
-    """Whoever reaps the child: the guard, or a thread where there is none."""
+    """Whoever starts and reaps children: a guard process, or, where there can be none, threads of ours."""
+
+    broken: str  # why it could not start, or ""
+
+    def start(self, kind: str, fields: tuple[Any, ...], fds: Sequence[int]) -> Child:
+        """Start a child of kind "fork" or "exec". Lost: the keeper died. OSError: no process could be made."""
+        ...
 
     def signal(self, pid: int, number: int) -> None:
-        """Send a signal to the process group of a child that has not been reaped."""
+        """Send signal `number` to the process group of a child that has not been reaped."""
+        ...
+
+    def stop(self) -> None:
+        """End all children, and wait until they are gone."""
+        ...
+
+    def forget(self) -> None:
+        """In a forked copy: let go of what is the original's, without touching it."""
         ...
 
 
 class Child:
-    """A process that was started with `guard.fork` or `guard.command`; it can't outlive this one.
+    """A process started by `guard.fork` or `guard.command`. It can't outlive this one.
 
-    pid: its number, and that of its process group. It leads a process group of its own; when it ends, what it leaves in
-    the group is killed.
+    pid: its number and that of its process group, which it leads; what it leaves in the group when it ends is killed.
     """
 
     def __init__(self, keeper: Keeper, line: Lifeline) -> None:
@@ -46,23 +71,26 @@ class Child:
         return self._code
 
     def kill(self) -> None:
-        """End it and its process group with SIGKILL, now, whatever it does. It may be called at any time."""
+        """End it and its process group with SIGKILL, now, whatever it does. Allowed at any time, from any thread."""
         self._line.drop()
 
     def terminate(self) -> None:
         """Ask it and its process group to end, with SIGTERM. Nothing happens when it has ended."""
         if self._code is None:
-            self._keeper.signal(self.pid, 15)
+            self._keeper.signal(self.pid, int(signal.SIGTERM))
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Its exit code when it has ended; None after `timeout` seconds. Not to be called from an `on_exit` callback."""
+        """Its exit code once it has ended; None after `timeout` seconds. Never from an `on_exit` callback: it tells.
+
+        UsageError in a forked copy of the process that started it.
+        """
         if os.getpid() != self._owner:
-            raise UsageError(f"process {self.pid} is a child of process {self._owner}, not of this one")
+            raise UsageError(f"process {self.pid} is a child of process {self._owner}; only that one can wait for it")
         self._over.wait(timeout)
         return self._code
 
     def on_exit(self, callback: Callable[[Child], object]) -> None:
-        """Call `callback(child)` once it has ended: from the reader thread, or here and now if it has already."""
+        """Call `callback(child)` when it has ended: from the guard's reader thread, or here if it has ended before."""
         with self._lock:
             if self._code is None:
                 self._callbacks.append(callback)
@@ -70,7 +98,7 @@ class Child:
         callback(self)
 
     def ended(self, code: int) -> list[Callable[[Child], object]]:
-        """The keeper's: it has ended with `code`. Returns the callbacks, which are due now."""
+        """For the keeper: it has ended with `code`. Returns the callbacks that are now due."""
         self._line.drop()
         with self._lock:
             self._code = code

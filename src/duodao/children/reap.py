@@ -7,15 +7,21 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MARKER = "DUODAO_GUARD"
+"""The environment variable that all descendants of a guard carry: `<pid of its supervisor>-<random>`."""
 
 
 def kill_all() -> None:
     """Kill and reap until this process, a subreaper, has no child left.
 
-    Those that called setsid or forked twice become children of ours when their parents die, so a child at a time reaches
-    all of them, whatever they did to their group, session or environment. Each round waits for a death, so nothing spins;
-    a child we may not signal (setuid) is waited for.
+    Those that called setsid or forked twice become children of ours when their parents die, so all are reached in the
+    end, whatever they did to their group, session or environment. Each round waits for a death, so nothing spins; a
+    child that we may not signal (setuid) is waited for.
     """
     while True:
         pids = _children()
@@ -55,8 +61,8 @@ def _parent(pid: int) -> int:
 def kill_marked(marker: str) -> None:
     """Kill every process whose environment at its exec carried `marker`: the descendants of a guard that died alone.
 
-    Repeated while a pass finds some, for one may fork while the list is read; ten passes at most, each of them waits up to
-    a second for those it killed.
+    Repeated while a pass finds some, for one may fork while the list is read; ten passes at most, each of them waits up
+    to a second for those it killed.
     """
     wanted = marker.encode()
     for _ in range(10):

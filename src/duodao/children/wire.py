@@ -1,9 +1,9 @@
 """Messages between the supervisor and its guard: one tuple of plain values and some descriptors, whole or not at all.
 
-A sequenced-packet socket keeps them apart, so several threads send without a lock around partial writes, and the guard,
-which has one thread, never waits for the second half of a message from a supervisor that was stopped in the middle. A
-body that is too large for one packet travels in a memfd. marshal: both ends run the same interpreter, and it needs no
-import; the guard is ours, so what arrives is trusted.
+A sequenced-packet socket keeps them apart, so several threads send without waiting for each other's second halves, and
+the guard, which has one thread, never waits for the rest of a message from a supervisor that was stopped in its middle.
+A body too large for one packet travels in a memfd. marshal: both ends run the same interpreter, it needs no import, and
+what arrives comes from ourselves.
 """
 
 from __future__ import annotations
@@ -12,17 +12,25 @@ import array
 import marshal
 import os
 import socket
-from collections.abc import Sequence
-from typing import Any
+import struct
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Message = tuple[Any, ...]
-_INLINE = 48 << 10  # bytes in one packet: far under the smallest default send buffer
-_FDS_AT_MOST = 253  # SCM_MAX_FD
-_SIZE = array.array("i").itemsize
+FDS_AT_MOST = 250  # SCM_MAX_FD is 253; some are ours
+_PACKET = 48 << 10  # bytes: far under the smallest default send buffer
+_HEAD = struct.Struct("<?BI")  # is the body in a memfd; descriptors; number
+_RIGHTS = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 
 
 class Truncated(OSError):
-    """The receiver had no room for the descriptors of a message: its limit of open files is reached."""
+    """Descriptors were lost on the way: the receiver's limit of open files is reached. `number`: of that message."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("too many open files")
+        self.number = number
 
 
 def encode(message: Message) -> bytes:
@@ -32,22 +40,23 @@ def encode(message: Message) -> bytes:
 
 def decode(body: bytes) -> Message:
     """The message of `body`."""
-    message: Message = marshal.loads(body)
+    message: Message = marshal.loads(body)  # noqa: S302 - our own process wrote it
     return message
 
 
-def send(sock: socket.socket, body: bytes, fds: Sequence[int] = (), flags: int = 0) -> None:
-    """Send one message with copies of `fds`. BlockingIOError only with MSG_DONTWAIT; BrokenPipeError: nobody is there."""
-    if len(fds) >= _FDS_AT_MOST:
-        raise ValueError(f"{len(fds)} descriptors are more than the {_FDS_AT_MOST - 1} that one message carries")
-    if len(body) <= _INLINE:
-        _send(sock, b"\0" + bytes([len(fds)]) + body, fds, flags)
+def send(sock: socket.socket, body: bytes, fds: Sequence[int] = (), *, number: int = 0, flags: int = 0) -> None:
+    """Send one message with copies of `fds`. `number` is what the receiver can say of it when it can't take it whole.
+
+    BlockingIOError only with MSG_DONTWAIT in `flags`, BrokenPipeError when nobody is there.
+    """
+    if len(body) <= _PACKET:
+        _send(sock, _HEAD.pack(False, len(fds), number) + body, fds, flags)
         return
     memory = os.memfd_create("duodao-message")
     try:
         with open(memory, "wb", closefd=False) as file:
             file.write(body)
-        _send(sock, b"\1" + bytes([len(fds) + 1]), [memory, *fds], flags)
+        _send(sock, _HEAD.pack(True, len(fds) + 1, number), [memory, *fds], flags)
     finally:
         os.close(memory)
 
@@ -58,30 +67,30 @@ def _send(sock: socket.socket, packet: bytes, fds: Sequence[int], flags: int) ->
 
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
-    """The next message and its descriptors, which are the receiver's to close; None at the end.
-
-    Truncated when descriptors got lost; it carries the message, whose sender must be told.
-    """
-    try:
-        packet, rights, _, _ = sock.recvmsg(
-            _INLINE + 2, socket.CMSG_SPACE(_FDS_AT_MOST * _SIZE), socket.MSG_CMSG_CLOEXEC
-        )
-    except ConnectionResetError:
-        return None  # the other side closed with a message of ours unread
-    fds: list[int] = []
-    for level, kind, data in rights:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.extend(array.array("i", data[: len(data) - len(data) % _SIZE]))
+    """The next message and its descriptors, which the receiver must close; None at the end. Truncated: see there."""
+    packet, rights = _receive(sock)
     if not packet:
         return None
-    body = packet[2:]
-    lost = len(fds) != packet[1]
-    if packet[0] == 1 and fds:
-        with open(fds.pop(0), "rb") as file:
-            file.seek(0)
-            body = file.read()
-    if lost:
+    in_memory, count, number = _HEAD.unpack_from(packet)
+    fds = array.array("i")
+    for level, kind, data in rights:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    if len(fds) != count:
         for fd in fds:
             os.close(fd)
-        raise Truncated(decode(body) if body else ())
-    return decode(body), fds
+        raise Truncated(number)
+    if not in_memory:
+        return decode(packet[_HEAD.size :]), list(fds)
+    with open(fds[0], "rb") as file:
+        file.seek(0)  # the sender wrote through the same open file
+        return decode(file.read()), list(fds[1:])
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+    while True:
+        try:
+            packet, rights, _, _ = sock.recvmsg(_PACKET + _HEAD.size, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            continue  # said once when the other side closed without reading all of ours; what it sent is still here
+        return packet, rights

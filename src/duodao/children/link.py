@@ -1,0 +1,217 @@
+"""One guard process as its supervisor sees it: the socket, the thread that reads it, the children it has.
+
+States: alive (forks are answered), then dead (end-of-file, or `stop`), never back; `guard.py` makes the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from duodao import arena
+from duodao.children import boot, lifeline, reap, wire
+from duodao.children.child import Child, Lost, Unanswered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PRELOAD = ("pickle", "cloudpickle", "duodao.lanes.worker")
+"""What the guard imports before it forks: what a worker needs, and nothing that starts a thread (numpy does)."""
+_GONE_WITHIN = 1.0  # seconds that killed children are waited for, when nobody is left who reaps them
+
+
+class _Request:
+    __slots__ = ("child", "done", "error")
+
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        self.done = threading.Event()
+        self.error: Exception | None = None
+
+
+class Link:
+    """A guard process. Made under the lock of `guard.py`, which every fork waits for: none copies it half made."""
+
+    def __init__(self, died: Callable[[Link], None]) -> None:
+        """Start the process, without waiting for it. `died(self)` is called, once, when it can't be used any more."""
+        self.marker = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self.broken = ""
+        self._died = died
+        self._children: dict[int, Child] = {}
+        self._requests: dict[int, _Request] = {}
+        self._numbers = itertools.count(1)
+        self._ended: deque[tuple[Child, int]] = deque()
+        self._lock = threading.Lock()  # of the fields above and below
+        self._sending = threading.Lock()  # held while the socket is used or closed: else its number may be another's
+        self._dead = False
+        self._stopping = False
+        self._sock, theirs = _socket_pair()
+        self._thread = threading.Thread(target=self._read, name="duodao-guard-reader", daemon=True)
+        try:
+            self.pid = boot.spawn(theirs.fileno(), arena.get().fd, self.marker)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # dead already: the reader will find out
+                wire.send(self._sock, wire.encode(("hello", boot.search_path(), PRELOAD)))
+            theirs.close()
+            self._thread.start()
+        except BaseException:
+            theirs.close()
+            self._sock.close()
+            raise
+
+    def start(self, kind: str, fields: tuple[Any, ...], fds: Sequence[int]) -> Child:
+        """Have a child forked and wait until it has a number. Lost: see there. OSError: no process could be made."""
+        line = lifeline.Lifeline()
+        request = _Request(Child(self, line))
+        number = next(self._numbers)
+        try:
+            with self._lock:
+                self._requests[number] = request
+            self._send((kind, number, *fields), [line.reader, *fds], number)
+            line.sent()
+            self._await(request)
+        except BaseException:  # an interrupt, too: nobody holds this child, so it must not live
+            line.sent()
+            line.drop()
+            with self._lock:
+                self._requests.pop(number, None)
+            raise
+        return request.child
+
+    def signal(self, pid: int, number: int) -> None:
+        """Have the guard signal a child: it is the one who knows whether the number is still the child's."""
+        with contextlib.suppress(Lost):  # then its children are being killed
+            self._send(("signal", pid, number), (), 0)
+
+    def stop(self) -> None:
+        """End the guard with all that it has, and wait until it is gone."""
+        self._stopping = True
+        with self._sending, contextlib.suppress(OSError):
+            if not self._dead:
+                self._sock.shutdown(socket.SHUT_WR)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def forget(self) -> None:
+        """In a forked copy: the guard is the original's. Our copy of the socket is closed, nothing else."""
+        self._lock = self._sending = threading.Lock()  # a thread that exists no more may have held them
+        self._dead = True
+        self._sock.close()
+        self._children.clear()
+        self._requests.clear()
+
+    def _send(self, message: wire.Message, fds: Sequence[int], number: int) -> None:
+        body = wire.encode(message)
+        with self._sending:
+            if self._dead:
+                raise Lost
+            try:
+                wire.send(self._sock, body, fds, number=number)
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise Lost from error
+
+    def _await(self, request: _Request) -> None:
+        if threading.current_thread() is not self._thread:
+            request.done.wait()
+        while not request.done.is_set():  # a callback forks: the answer is for this very thread to read
+            if not self._read_one():
+                self._died(self)
+                raise Unanswered
+        if request.error is not None:
+            raise request.error
+
+    def _read(self) -> None:
+        while self._read_one():
+            self._announce()
+        self._bury()
+
+    def _read_one(self) -> bool:
+        received = wire.receive(self._sock)
+        if received is None:
+            return False
+        kind, *fields = received[0]
+        if kind == "started":
+            number, pid = fields
+            with self._lock:
+                request = self._requests.pop(number, None)
+                if request is not None:  # else its asker was interrupted, and it dies by its lifeline
+                    request.child.pid = pid
+                    self._children[pid] = request.child
+                    request.done.set()
+        elif kind == "failed":
+            number, code, text = fields
+            with self._lock:
+                request = self._requests.pop(number, None)
+            if request is not None:
+                request.error = OSError(code, text)
+                request.done.set()
+        elif kind == "ended":
+            with self._lock:
+                known = [(self._children.pop(pid, None), code) for pid, code in fields[0]]
+            self._ended.extend((child, code) for child, code in known if child is not None)
+        elif kind == "broken":
+            self.broken = fields[0]
+        return True
+
+    def _announce(self) -> None:
+        """Tell of deaths, from a queue: a callback that forks reads on, and would nest without end."""
+        while self._ended:
+            child, code = self._ended.popleft()
+            for callback in child.ended(code):
+                _call(callback, child)
+
+    def _bury(self) -> None:
+        """The guard is gone: end what it had, tell everyone, and make room for the next one."""
+        self._died(self)
+        with self._sending:
+            self._dead = True
+            self._sock.close()
+        with contextlib.suppress(ChildProcessError):  # the program waits for any child, or ignores SIGCHLD
+            os.waitpid(self.pid, 0)
+        with self._lock:
+            children, self._children = self._children, {}
+            requests, self._requests = self._requests, {}
+        if not self._stopping:
+            self._kill(children)
+        self._ended.extend((child, -signal.SIGKILL) for child in children.values())
+        for request in requests.values():
+            request.error = Unanswered()
+            request.done.set()
+        self._announce()
+
+    def _kill(self, children: dict[int, Child]) -> None:
+        """What a guard that died alone has left: groups by their lifelines, those outside of them by the marker."""
+        watches = reap.watch(pid for pid in children if _leads(pid))
+        for child in children.values():
+            child.kill()
+        reap.await_deaths(watches, _GONE_WITHIN)
+        reap.kill_marked(f"{reap.MARKER}={self.marker}")
+
+
+def _call(callback: Callable[[Child], object], child: Child) -> None:
+    """A callback that raises must not end the thread on which all the others depend."""
+    try:
+        callback(child)
+    except Exception as error:
+        where = threading.current_thread()
+        threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, where)))
+
+
+def _leads(pid: int) -> bool:
+    """Is this still our child? A stranger that got its number since would rarely lead a group."""
+    try:
+        return os.getpgid(pid) == pid
+    except OSError:
+        return False
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = (socket.socket(fileno=lifeline.lift(end.detach())) for end in pair)
+    return ours, theirs
