@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 UNLIMITED = 1 << 60
 """Bytes. Version 1 control groups write "no limit" as a number near 2**63."""
@@ -22,15 +21,14 @@ def cpus(root: str = "/") -> int:
     bounds = [os.cpu_count() or 1]
     if hasattr(os, "sched_getaffinity"):
         bounds.append(len(os.sched_getaffinity(0)))
-    bounds += [_whole(quota) for quota in _quotas(Path(root))]
+    bounds += [_whole(quota) for quota in _quotas(root)]
     return max(1, min(bounds))
 
 
 def memory(root: str = "/") -> int | None:
     """Bytes this process may use: the smallest of the control groups' limits and the machine's memory; None: unknown."""
-    top = Path(root)
-    bounds = [limit for limit in _memory_limits(top) if limit < UNLIMITED]
-    total = _meminfo(top)
+    bounds = [limit for limit in _memory_limits(root) if limit < UNLIMITED]
+    total = _meminfo(root)
     if total is not None:
         bounds.append(total)
     return min(bounds, default=None)
@@ -40,36 +38,36 @@ def _whole(quota: float) -> int:
     return max(1, -int(-quota // 1))
 
 
-def _quotas(top: Path) -> Iterator[float]:
+def _quotas(top: str) -> Iterator[float]:
     for version, folder in _groups(top, "cpu"):
         if version == 2:
-            words = (_text(folder / "cpu.max") or "max").split()
+            words = (_text(folder, "cpu.max") or "max").split()
             if words[0] != "max":
                 yield int(words[0]) / int(words[1] if len(words) > 1 else 100_000)
         else:
-            quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+            quota, period = _text(folder, "cpu.cfs_quota_us"), _text(folder, "cpu.cfs_period_us")
             if quota and period and int(quota) > 0:
                 yield int(quota) / int(period)
 
 
-def _memory_limits(top: Path) -> Iterator[int]:
+def _memory_limits(top: str) -> Iterator[int]:
     for version, folder in _groups(top, "memory"):
-        text = _text(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes"))
+        text = _text(folder, "memory.max" if version == 2 else "memory.limit_in_bytes")
         if text and text != "max":
             yield int(text)
 
 
-def _meminfo(top: Path) -> int | None:
-    for line in (_text(top / "proc/meminfo") or "").splitlines():
+def _meminfo(top: str) -> int | None:
+    for line in (_text(top, "proc/meminfo") or "").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024
     return None
 
 
-def _groups(top: Path, controller: str) -> Iterator[tuple[int, Path]]:
+def _groups(top: str, controller: str) -> Iterator[tuple[int, str]]:
     """(version, folder) of our control group and of every group above it: a limit holds for all below."""
     paths = {}
-    for line in (_text(top / "proc/self/cgroup") or "").splitlines():
+    for line in (_text(top, "proc/self/cgroup") or "").splitlines():
         _, names, path = line.split(":", 2)
         if not names:
             paths[2] = path
@@ -81,15 +79,14 @@ def _groups(top: Path, controller: str) -> Iterator[tuple[int, Path]]:
         # Inside a container the mount shows only our part of the tree, or the path is not below it at all.
         path = paths[version]
         inside = path[len(root.rstrip("/")) :] if path.startswith(root) else ""
-        folder = top / mount.lstrip("/")
         parts = [part for part in inside.split("/") if part not in ("", "..")]
         for count in range(len(parts), -1, -1):
-            yield version, folder.joinpath(*parts[:count])
+            yield version, os.path.join(top, mount.lstrip("/"), *parts[:count])
 
 
-def _mounts(top: Path, controller: str) -> Iterator[tuple[int, str, str]]:
+def _mounts(top: str, controller: str) -> Iterator[tuple[int, str, str]]:
     """(version, root, mount point) of the hierarchies that may hold this controller. Source: proc(5), mountinfo."""
-    for line in (_text(top / "proc/self/mountinfo") or "").splitlines():
+    for line in (_text(top, "proc/self/mountinfo") or "").splitlines():
         before, _, after = line.partition(" - ")
         fields, kind = before.split(), after.split()
         if len(fields) < 5 or not kind:
@@ -100,8 +97,9 @@ def _mounts(top: Path, controller: str) -> Iterator[tuple[int, str, str]]:
             yield 1, fields[3], fields[4]
 
 
-def _text(path: Path) -> str | None:
+def _text(folder: str, name: str) -> str | None:
     try:
-        return path.read_text().strip()
+        with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
     except OSError:
         return None

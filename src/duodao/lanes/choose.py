@@ -1,14 +1,24 @@
-"""Which lane: the one place that maps a lane's name to its class, its default width, and `auto`, which measures first."""
+"""Which lane: the one place that maps a name to its lane and default width, and `auto`, which measures before it chooses.
+
+Once `auto` has chosen, nothing of it is left in the way of a batch: `start` is then the chosen lane's own.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import os
-from typing import Any
+import sys
+import threading
+from typing import TYPE_CHECKING
 
 from duodao.cost import limits
-from duodao.errors import UsageError
+from duodao.errors import Closed, UsageError
 from duodao.lanes.base import LANES, Batch, Deliver, Lane, Work
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from duodao.cost.advise import Advice, Terms
+    from duodao.lanes.sampling import Sampling
 
 
 def nested() -> bool:
@@ -18,16 +28,16 @@ def nested() -> bool:
 
 
 def default_workers(lane: str, inside: bool | None = None) -> int:
-    """How many calls a lane has in flight when `workers=` doesn't say.
+    """How many calls a lane has in flight when `workers=` doesn't say. inside: in a worker of ours; None asks `nested()`.
 
-    | lane      | at the top            | inside a worker of ours | because                                                |
-    |-----------|-----------------------|-------------------------|--------------------------------------------------------|
-    | inline    | 1                     | 1                       | it runs in the caller's thread                         |
-    | process   | cpus()                | 1                       | a core runs one call; its siblings use the others      |
-    | thread    | min(64, 8 x cpus())   | 8                       | for calls that wait: 8 per core is full at 12 % CPU    |
-    | coroutine | 1000                  | 1000 / cpus(), min. 10  | under the usual limit of 1024 descriptors in a process |
+    | lane      | at the top          | inside              | because                                            |
+    |-----------|---------------------|---------------------|----------------------------------------------------|
+    | inline    | 1                   | 1                   | it runs in the caller's thread                     |
+    | process   | cpus()              | 1                   | a core runs one call; siblings use the other cores |
+    | thread    | min(64, 8 x cpus()) | 8                   | for calls that wait: 8 fill a core at 12 % CPU     |
+    | coroutine | 1000                | 1000/cpus(), min 10 | under the usual limit of 1024 descriptors          |
 
-    inside: None asks `nested()`. Source: M30.
+    `auto` takes the width of the lane it chooses, up to 64 threads where calls wait nearly all of their time. Source: M30.
     """
     cpus = limits.cpus()
     top, within = {
@@ -35,7 +45,6 @@ def default_workers(lane: str, inside: bool | None = None) -> int:
         "process": (cpus, 1),
         "thread": (min(64, 8 * cpus), 8),
         "coroutine": (1000, max(10, 1000 // cpus)),
-        "auto": (1, 1),
     }[lane]
     return within if (nested() if inside is None else inside) else top
 
@@ -43,20 +52,24 @@ def default_workers(lane: str, inside: bool | None = None) -> int:
 def make(name: str, work: Work, workers: int | None = None, loop: asyncio.AbstractEventLoop | None = None) -> Lane:
     """The lane of that name for that work. workers: None for the lane's default.
 
-    Raises UsageError when there is no such lane, or when it can't run a function of this kind; the message names what can.
+    Raises UsageError for a name that doesn't exist, and for a lane that can't run such a function; it says which can.
     """
     if name not in LANES:
         raise UsageError(f"lane={name!r}: there is no such lane (valid: {', '.join(LANES)})")
     if work.is_async and name not in ("auto", "coroutine"):
         raise UsageError(f"{work.name} is an async function: it runs on lane='coroutine', not {name!r}")
-    if not work.is_async and name == "coroutine":
-        raise UsageError(f"{work.name} is a plain function: it would block the loop; use lane='thread' or make it async")
+    if work.is_async and work.max_memory is not None:
+        raise UsageError(f"max_memory= needs workers that can be ended alone, and {work.name} is an async function")
+    if name == "coroutine" and not work.is_async:
+        raise UsageError(
+            f"{work.name} is a plain function and would block the loop: use lane='thread', or make it async"
+        )
     if name == "auto":
         return Auto(work, workers, loop)
     return _fixed(name, work, workers or default_workers(name), loop)
 
 
-def _fixed(name: str, work: Work, workers: int, loop: asyncio.AbstractEventLoop | None) -> Lane:
+def _fixed(name: str, work: Work, workers: int, loop: asyncio.AbstractEventLoop | None = None) -> Lane:
     if name == "inline":
         from duodao.lanes.inline import Inline
 
@@ -75,23 +88,87 @@ def _fixed(name: str, work: Work, workers: int, loop: asyncio.AbstractEventLoop 
 
 
 class Auto:
-    """Measures the first calls, then hands everything to the lane that suits them."""
+    """Measures the first calls, then hands everything to the lane that suits them.
+
+    expected: the number of inputs, set by who knows it. why: the reason for the choice in one sentence. name, workers,
+    target, depth and singly become those of the chosen lane. Source: M3, M20.
+    """
 
     def __init__(self, work: Work, workers: int | None = None, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self.why = ""
+        self.name, self.workers, self.target, self.depth, self.singly = "auto", 1, 0.005, 1, False
+        self.why = "measuring the first calls"
         self.expected: int | None = None
-        self._inner: Lane = make("coroutine" if work.is_async else "thread", work, workers, loop)
-        self.name, self.workers = self._inner.name, self._inner.workers
-        self.target, self.depth, self.singly = self._inner.target, self._inner.depth, self._inner.singly
-        self.start: Any = self._inner.start
+        self._work = work
+        self._asked = workers
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._inner: Lane | None = None
+        self._sampling: Sampling | None = None
+        self._closed = False
+        if work.is_async:
+            self._become("coroutine", workers, "it is an async function")
+        elif work.max_memory is not None:
+            self._become("process", workers, "max_memory= needs workers that can be ended alone")
+
+    def start(self, batch: Batch, deliver: Deliver) -> None:
+        """Run the batch: as a sample, until there are enough of them."""
+        if self._closed:
+            raise Closed(f"the lane of {self._work.name} is closed")
+        if self._sampling is None and self._inner is None:
+            self._sampling = self._sample(batch)
+        if self._sampling is not None and self._sampling.take(batch, deliver):
+            return
+        assert self._inner is not None  # `take` refuses only after the choice
+        self._inner.start(batch, deliver)
 
     def cancel(self, batch: Batch) -> None:
-        """Stop the batch."""
-        self._inner.cancel(batch)
+        """Stop the batch as far as its lane can."""
+        if self._sampling is not None and self._sampling.cancel(batch):
+            return
+        if self._inner is not None:
+            self._inner.cancel(batch)
 
     def close(self, grace: float) -> None:
-        """End every worker."""
-        self._inner.close(grace)
+        """End the samplers and the chosen lane. Idempotent."""
+        self._closed = True
+        if self._sampling is not None:
+            self._sampling.close(grace)
+        if self._inner is not None:
+            self._inner.close(grace)
 
+    def _sample(self, first: Batch) -> Sampling:
+        from duodao.lanes.sampling import Sampling
 
-__all__ = ["Auto", "Deliver", "default_workers", "make", "nested"]
+        def sampler(name: str, work: Work, workers: int | None) -> Lane:
+            return _fixed(name, work, workers or 1)
+
+        def adopt(advice: Advice) -> None:
+            self._become(advice.lane, advice.workers, advice.why)
+
+        return Sampling(self._work, first, sampler, self._terms, adopt)
+
+    def _terms(self) -> Terms:
+        from duodao.cost.advise import Terms
+
+        work = self._work
+        lanes = {"inline", "thread", "process"}
+        if work.timeout is not None:
+            lanes.discard("inline")
+        if work.seed is not None and not work.wants_rng:
+            lanes.discard("thread")  # threads share one random state
+        return Terms(
+            cpus=default_workers("process"),
+            gil=bool(getattr(sys, "_is_gil_enabled", lambda: True)()),
+            threads=default_workers("thread"),
+            workers=self._asked,
+            remaining=self.expected,
+            lanes=frozenset(lanes),
+        )
+
+    def _become(self, lane: str, workers: int | None, why: str) -> None:
+        inner = _fixed(lane, self._work, workers or default_workers(lane), self._loop)
+        self._inner = inner
+        self.why = why
+        self.target, self.depth, self.singly = inner.target, inner.depth, inner.singly
+        self.workers, self.name = inner.workers, inner.name
+        self.start = inner.start  # type: ignore[method-assign]
