@@ -63,7 +63,7 @@ class Server:
             self.requests += 1
             await asyncio.sleep(self.latency)
             status, body = self.page(line.decode("latin-1"))
-            writer.write(f"HTTP/1.0 {status}\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+            writer.write(f"HTTP/1.0 {status}\r\nContent-Type: text/html; charset=utf-8\r\n\r\n".encode())
             writer.write(body)
             await writer.drain()
         except ConnectionError:
@@ -92,7 +92,7 @@ def serving(folder, latency=0.1):
 
     async def serve():
         server = await asyncio.start_server(Server(folder, latency).answer, "127.0.0.1", 0, backlog=1024)
-        address.append("http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1]))
+        address.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         started.set()
         async with server:
             await server.serve_forever()

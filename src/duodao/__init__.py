@@ -18,15 +18,21 @@ if TYPE_CHECKING:
     from duodao.channel.journal import Journal
     from duodao.cost.advise import Profile
     from duodao.lanes.choose import measure
+    from duodao.pipeline.sink import JsonLines
+    from duodao.pipeline.source import Rejected
     from duodao.telemetry import Snapshot
 
 __version__ = "0.1.0"
 __all__ = [
-    "Journal", "Outcome", "Pipeline", "Profile", "Rate", "Report", "Retry", "arun", "errors", "map", "measure", "run",
+    "Journal", "JsonLines", "Outcome", "Pipeline", "Profile", "Rate", "Rejected", "Report", "Retry", "arun", "errors", "map",
+    "measure", "run",
 ]  # fmt: skip
 
 # Loaded when first used, so that `import duodao` stays quick: SQLite and the probes cost some milliseconds.
-_LATER = {"Journal": "duodao.channel.journal", "Profile": "duodao.cost.advise", "measure": "duodao.lanes.choose"}
+_LATER = {
+    "JsonLines": "duodao.pipeline.sink", "Journal": "duodao.channel.journal", "Profile": "duodao.cost.advise",
+    "Rejected": "duodao.pipeline.source", "measure": "duodao.lanes.choose",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

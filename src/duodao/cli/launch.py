@@ -7,20 +7,19 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import click
+
+import duodao
+from duodao import Journal, JsonLines
 from duodao.cli import inputs, options
 from duodao.cli.interrupt import INTERRUPTED, Interrupts, write
 from duodao.errors import DuodaoError, TooManyFailures, UsageError
-from duodao.pipeline.runs import Map, drive, plan
-from duodao.pipeline.sink import JsonLines
 from duodao.watch import progress, wording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import click
-
     from duodao import Outcome, Report
-    from duodao.channel.journal import Journal
     from duodao.watch.progress import Display
 
 EPILOG = (
@@ -31,7 +30,7 @@ SHOWN = 5
 """Failures that are told on stderr when a file holds them all; when none does, all that the Report keeps are told."""
 
 
-def launch(ctx: click.Context, work: Any, given: dict[str, Any], stage: dict[str, Any]) -> int:
+def launch(work: Any, given: dict[str, Any], stage: dict[str, Any]) -> int:
     """Check everything, run, say what became of it; the exit code. Raises UsageError before anything starts."""
     out, failed, path = given["output"], given["failed_path"], given["journal"]
     if failed is None and out != "-":
@@ -41,38 +40,36 @@ def launch(ctx: click.Context, work: Any, given: dict[str, Any], stage: dict[str
     items = inputs.open_inputs(
         given["inputs"], paths=given["paths"], match=given["match"], nul=given["nul"], ours=_ours(ours, path)
     )
-    journal = _journal(ctx, given)
+    journal = _journal(given)
     shown = _display(given)
-    run = Map(
-        plan(
-            work, items,
-            {**stage, **_run_arguments(given), "journal": journal, "progress": shown}, whole=True,
-        )
-    )  # fmt: skip
+    run = duodao.map(work, items, errors="collect", journal=journal, progress=shown, **stage, **_run_arguments(given))
     sink = JsonLines(_stdout() if out == "-" else out, records=given["records"], failed_path=failed, journal=journal)
     code = _drive(run, sink, shown, raising=given["errors"] == "raise")
-    _tell(run.report, failed, path, quiet=shown is None)
+    _tell(run.report, sink, failed, path, quiet=shown is None)
     return code
 
 
 def _run_arguments(given: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {"errors": given["errors"], "ordered": not given["unordered"]}
+    out: dict[str, Any] = {"ordered": not given["unordered"]}
     for name in ("max_failures", "window"):
         if given[name] is not None:
             out[name] = given[name]
     return out
 
 
-def _journal(ctx: click.Context, given: dict[str, Any]) -> Journal | None:
+def _journal(given: dict[str, Any]) -> Journal | None:
     key = options.key(given["key"])
     if given["journal"] is None:
         for name in ("key", "fresh", "accept_code"):
             if given[name]:
                 raise UsageError(f"--{name.replace('_', '-')} says how to use a journal: it needs --journal PATH")
         return None
-    from duodao import Journal
-
-    return Journal(given["journal"], key=key, fresh=given["fresh"], accept_code=given["accept_code"])
+    journal = Journal(
+        given["journal"], key=key, fresh=given["fresh"], accept_code=given["accept_code"],
+        retry_failed=given.get("retry_failed", False),
+    )  # fmt: skip
+    journal.note("command", {"argv": click.get_current_context().obj, "cwd": os.getcwd()})
+    return journal
 
 
 def _display(given: dict[str, Any]) -> Display | None:
@@ -95,8 +92,8 @@ def _stdout() -> Any:
 
 
 def _ours(ours: Sequence[str], journal: str | None) -> list[str]:
-    """With the files SQLite keeps beside a journal."""
-    return [*ours, *(f"{journal}{end}" for end in ("-wal", "-shm", "-journal") if journal is not None)]
+    """With the files that stand beside a journal."""
+    return [*ours, *(f"{journal}{end}" for end in ("-wal", "-shm", "-journal", "-lock") if journal is not None)]
 
 
 def _check_outputs(ours: Sequence[str], journal: str | None) -> None:
@@ -119,41 +116,52 @@ def _check_outputs(ours: Sequence[str], journal: str | None) -> None:
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 
-def _drive(run: Map[Any], sink: JsonLines, shown: Display | None, *, raising: bool) -> int:
+class _Stopped(Exception):
+    """An input failed and --errors raise was given."""
+
+
+def _drive(run: Any, sink: JsonLines, shown: Display | None, *, raising: bool) -> int:
     """Run to the end or to what ends it; the exit code."""
-    report = run.report
     complete = False
     with ExitStack() as stack:
+        interrupts = stack.enter_context(_interrupts(run, shown))  # outermost: Ctrl-C must work while all the rest ends
         stack.callback(lambda: sink.close(complete))
         if shown is not None:
             stack.callback(shown.close)
         stack.enter_context(run)
-        interrupts = stack.enter_context(_interrupts(run, shown))
         try:
             sink.open()
-            drive(run, sink.write)
-            report = run.report
-            complete = not report.stopped
+            for outcomes in run.lists():
+                _take(outcomes, sink, raising=raising)
+            complete = not run.report.stopped
         except KeyboardInterrupt:
-            _end_display(shown)
-            write("duodao: stopped at once; what was in flight is lost\n")
+            write("duodao: stopped at once: what was in flight is not in the results\n")
             return INTERRUPTED
         except TooManyFailures:
             return 3
-        except DuodaoError:
-            raise
-        except Exception as error:
-            _end_display(shown)
-            report = run.report
-            if not _explained(error, report, raising=raising):
+        except _Stopped as stop:
+            run.report.stopped = f"--errors raise: {stop}"
+            return 1
+        except OSError as error:
+            if isinstance(error, DuodaoError | BrokenPipeError):
                 raise
+            run.report.stopped = f"{error}"  # an input that can't be read any more, a disk that is full
             return 1
     if interrupts.count:
         return INTERRUPTED
-    return 0 if report.ok else 1
+    return 0 if run.report.ok and not sink.unfit else 1
 
 
-def _interrupts(run: Map[Any], shown: Display | None) -> Interrupts:
+def _take(outcomes: list[Outcome[Any]], sink: JsonLines, *, raising: bool) -> None:
+    if raising:
+        for at, outcome in enumerate(outcomes):
+            if outcome.error is not None:
+                sink.write(outcomes[: at + 1])
+                raise _Stopped(f"input {wording.count(outcome.index)} failed")
+    sink.write(outcomes)
+
+
+def _interrupts(run: Any, shown: Display | None) -> Interrupts:
     return Interrupts(
         run.drain,
         shown.notify if shown is not None else lambda text: write(f"duodao: {text}\n"),
@@ -162,27 +170,10 @@ def _interrupts(run: Map[Any], shown: Display | None) -> Interrupts:
     )
 
 
-def _end_display(shown: Display | None) -> None:
-    if shown is not None:
-        shown.close()
-
-
-def _explained(error: Exception, report: Report, *, raising: bool) -> bool:
-    """Say in one line what ended the run, if that was the user's function, an input or the disk; a bug of ours is none."""
-    for outcome in report.failures:
-        if raising and outcome.error is error:
-            _say(f"stopped by --errors raise: {_failure(outcome)}")
-            return True
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-        _say(f"stopped: {error}")
-        return True
-    return False
-
-
 # -- the last words ---------------------------------------------------------------------------------------------------
 
 
-def _tell(report: Report, failed: str | None, journal: str | None, *, quiet: bool) -> None:
+def _tell(report: Report, sink: JsonLines, failed: str | None, journal: str | None, *, quiet: bool) -> None:
     place = failed or journal
     shown = report.failures[: SHOWN if place else None]
     if quiet and report.failed:
@@ -191,11 +182,12 @@ def _tell(report: Report, failed: str | None, journal: str | None, *, quiet: boo
         _say(_failure(outcome))
     if report.failed > len(shown) or (report.failed and failed):
         more = report.failed - len(shown)
-        where = f"all {wording.count(report.failed)} failures are in {failed}" if failed else ""
-        where = where or (
-            f"duodao journal {journal} --failed lists them" if journal else "no file was asked to keep them"
-        )
+        where = f"what failed is in {failed}" if failed else ""
+        where = where or (f"duodao journal {journal} --failed lists them" if journal else "no file keeps them")
         _say(f"{wording.count(more)} more failed; {where}" if more else where)
+    if sink.unfit:
+        kept = f"; they are in {failed}" if failed else ""
+        _say(f"JSON can't hold {wording.count(sink.unfit)} of the results{kept}")
     if report.dropped:
         _say(f"{wording.count(report.dropped)} inputs of the journal are gone: their results were dropped")
     if report.stopped:

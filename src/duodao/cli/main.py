@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from importlib import metadata
 from typing import Any, NoReturn
@@ -20,6 +21,11 @@ COMMANDS = ("map", "run", "resume", "journal", "measure")
 PLUGINS = "duodao.commands"
 """Entry point group in which other packages offer commands: name = "package.module:click_command"."""
 
+_OPTION = re.compile(
+    r"\b(lane|workers|retries|timeout|rate|common|setup|star|seed|max_memory|max_failures|window|key|journal|fresh|"
+    r"accept_code)=(?:True\b)?(?=(\S?))"
+)
+
 OK, FAILED, USAGE, STOPPED = 0, 1, 2, 3
 BROKEN_PIPE = 141
 """128 + SIGPIPE, as every program that writes to `head`."""
@@ -28,12 +34,12 @@ BROKEN_PIPE = 141
 class Commands(click.Group):
     """Imports a command's file when the command is used, so that `duodao --help` is quick."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         """Ours, then those of installed packages."""
         found = {entry.name for entry in metadata.entry_points(group=PLUGINS)}
         return [*COMMANDS, *sorted(found - set(COMMANDS))]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
         """The command called `cmd_name`, or None."""
         if cmd_name in COMMANDS:
             return importlib.import_module(f"duodao.cli.{cmd_name}").command  # type: ignore[no-any-return]
@@ -61,7 +67,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 def _run(argv: list[str] | None) -> int:
     try:
-        result = duodao.main(args=argv, prog_name="duodao", standalone_mode=False)
+        given = list(sys.argv[1:] if argv is None else argv)
+        result = duodao.main(args=given, prog_name="duodao", standalone_mode=False, obj=given)
         return result if isinstance(result, int) else OK
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -110,7 +117,7 @@ def run_argv(argv: list[str], **changes: Any) -> int:
     command = duodao.get_command(click.Context(duodao), name)
     if command is None:
         raise UsageError(f"the journal was written by `duodao {name}`, which this installation doesn't have")
-    with command.make_context(name, rest) as ctx:
+    with command.make_context(name, list(rest), obj=argv) as ctx:
         ctx.params.update(changes)
         result = command.invoke(ctx)
     return result if isinstance(result, int) else OK

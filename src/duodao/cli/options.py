@@ -72,7 +72,7 @@ class Limit(_Type):
         """A duodao.Rate."""
         if isinstance(value, Rate):
             return value
-        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(?:/([0-9]+(?:\.[0-9]+)?)?(ms|s|m|h|))?", str(value).strip())
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(?:/(?=.)([0-9]+(?:\.[0-9]+)?)?(ms|s|m|h|))?", str(value).strip())
         calls, per = (float(found[1]), float(found[2] or 1) * _UNITS[found[3] or ""]) if found else (0.0, 0.0)
         if not (calls and per):
             self.fail(f"{value!r} is no rate over 0: 10 (a second), 100/60s, 5/m", param, ctx)
@@ -177,7 +177,7 @@ def stage_arguments(given: dict[str, Any]) -> dict[str, Any]:
     if given["rate"]:
         out["rate"] = list(given["rate"])
     if given["common"]:
-        out["common"] = named("--common", given["common"], _json)
+        out["common"] = named("--common", given["common"], json_value)
     if given["setup"]:
         out["setup"] = named("--setup", given["setup"], target.load_function)
     retry = _retry(given)
@@ -209,7 +209,8 @@ def named(option: str, pairs: tuple[str, ...], read: Callable[[str], Any]) -> di
     return out
 
 
-def _json(text: str) -> Any:
+def json_value(text: str) -> Any:
+    """What JSON text means; a clear refusal for what is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -8,8 +8,8 @@ import os
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
+from duodao import Rejected
 from duodao.errors import UsageError
-from duodao.pipeline.source import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -138,7 +138,7 @@ def check_header(name: str) -> None:
     """Refuse a CSV file without a usable first row. Raises UsageError."""
     with _open_csv(name) as stream:
         try:
-            header = next(_reader(stream), [])
+            header: list[str] = next(_reader(stream), [])
         except csv.Error as error:
             raise UsageError(f"{name}:1: not CSV: {error}") from None
     twice = sorted({field for field in header if header.count(field) > 1})
@@ -149,7 +149,7 @@ def check_header(name: str) -> None:
 def _rows(name: str) -> Iterator[Any]:
     with _open_csv(name) as stream:
         reader = _reader(stream)
-        header = next(reader, [])
+        header: list[str] = next(reader, [])
         while True:
             start = reader.line_num + 1
             try:

@@ -73,6 +73,6 @@ class Notebook:
     def _show(self, snapshot: Snapshot) -> None:
         bar = Bar(snapshot, self._notices)
         if self._handle is None:
-            self._handle = display(bar, display_id=True)
+            self._handle = display(bar, display_id=True)  # type: ignore[no-untyped-call]  # IPython has no types here
         else:
             self._handle.update(bar)
