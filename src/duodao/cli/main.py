@@ -21,6 +21,7 @@ COMMANDS = ("map", "run", "resume", "journal", "measure")
 PLUGINS = "duodao.commands"
 """Entry point group in which other packages offer commands: name = "package.module:click_command"."""
 
+_TWICE = re.compile(r" \((?:accept_code|fresh)=True\)")  # where a message names both ways to write an option
 _OPTION = re.compile(
     r"\b(lane|workers|retries|timeout|rate|common|setup|star|seed|max_memory|max_failures|window|key|journal|fresh|"
     r"accept_code)=(?:True\b)?(?=(\S?))"
@@ -82,11 +83,13 @@ def _run(argv: list[str] | None) -> int:
 
 
 def explain(error: BaseException) -> str:
-    """An error of ours with what caused it."""
+    """An error of ours with what caused it, and with options as the command line writes them: star=True is --star."""
+    text = _TWICE.sub("", str(error))
+    text = _OPTION.sub(lambda found: f"--{found[1].replace('_', '-')}{' ' if found[2] else ''}", text)
     cause = error.__cause__
-    return (
-        f"{error}" if cause is None or isinstance(error, UsageError) else f"{error} ({type(cause).__name__}: {cause})"
-    )
+    if cause is None or isinstance(error, UsageError) or str(cause) in text:
+        return text
+    return f"{text} ({type(cause).__name__}: {cause})"
 
 
 def exit_code(error: DuodaoError) -> int:
