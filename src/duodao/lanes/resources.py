@@ -1,7 +1,7 @@
 """Opening and closing what `setup=` names: once per worker, or once per event loop.
 
-A factory is called without arguments. What it returns is entered when it is a context manager (async ones on the coroutine
-lane only), and passed as it is when it is not one (a model that was loaded). On an event loop a factory may be async.
+A factory is called without arguments. What it returns is entered when it is a context manager (async ones on the
+coroutine lane only), and passed as it is when it is not one (a model that was loaded). On a loop it may be async itself.
 """
 
 from __future__ import annotations
@@ -35,13 +35,20 @@ def open_all(setup: Setup) -> tuple[dict[str, Any], ExitStack]:
             else:
                 opened[name] = made
         except BaseException as error:
-            _unwind(stack, error)
+            try:
+                stack.close()
+            except Exception as second:
+                error.add_note(f"closing what was opened before it failed too: {second!r}")
+            if isinstance(error, KeyboardInterrupt):  # the user's, not the resource's
+                raise
             raise _failed(name, error) from error
     return opened, stack
 
 
 async def open_all_async(setup: Setup) -> tuple[dict[str, Any], AsyncExitStack]:
-    """As `open_all`, on an event loop: an object that has both forms of a context manager is entered as an async one."""
+    """As `open_all`, on an event loop: what is both forms of a context manager is entered as an async one."""
+    import asyncio  # only here: workers without a loop need not load it
+
     stack = AsyncExitStack()
     opened: dict[str, Any] = {}
     for name, factory in setup.items():
@@ -60,19 +67,12 @@ async def open_all_async(setup: Setup) -> tuple[dict[str, Any], AsyncExitStack]:
                 await stack.aclose()
             except Exception as second:
                 error.add_note(f"closing what was opened before it failed too: {second!r}")
+            if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+                raise
             raise _failed(name, error) from error
     return opened, stack
 
 
-def _unwind(stack: ExitStack, error: BaseException) -> None:
-    try:
-        stack.close()
-    except Exception as second:
-        error.add_note(f"closing what was opened before it failed too: {second!r}")
-
-
-def _failed(name: str, error: BaseException) -> BaseException:
-    # Ctrl-C during a setup is the user's, not the resource's.
-    if isinstance(error, KeyboardInterrupt):
-        return error
-    return SetupFailed(f"setup {name!r} could not be opened: {type(error).__name__}: {error}; no call can run without it")
+def _failed(name: str, error: BaseException) -> SetupFailed:
+    what = f"{type(error).__name__}: {error}"
+    return SetupFailed(f"setup {name!r} could not be opened ({what}); no call can run without it")

@@ -1,4 +1,4 @@
-"""Random state that depends on the run's seed and the input alone: the same on every lane, in any order, after any retry.
+"""Random state that depends on the run's seed and the input alone: the same on every lane, in any order, in retries too.
 
 Rejected: one generator per worker, or SeedSequence.spawn per batch: results would then depend on which worker or batch
 got the input.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
 
@@ -32,6 +33,19 @@ def reseed(seed: int, index: int) -> None:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed(state & 0xFFFFFFFF)
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Leave the global random state as it was: calls in the caller's own thread must not reset the caller's dice."""
+    numpy = sys.modules.get("numpy")
+    state, numpy_state = random.getstate(), None if numpy is None else numpy.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)
 
 
 def bind_pairs(work: Work, resources: Mapping[str, Any] | None = None, *, reseeds: bool) -> Callable[[Any], Any]:
