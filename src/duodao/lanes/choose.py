@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from duodao.cost import limits
@@ -101,7 +101,7 @@ class Auto:
         self._work = work
         self._asked = workers
         self._loop = loop
-        self._lock = threading.Lock()
+        self._context = copy_context()  # lanes give it to their calls, and are made on the judge's thread
         self._inner: Lane | None = None
         self._sampling: Sampling | None = None
         self._closed = False
@@ -140,7 +140,7 @@ class Auto:
         from duodao.lanes.sampling import Sampling
 
         def sampler(name: str, work: Work, workers: int | None) -> Lane:
-            return _fixed(name, work, workers or 1)
+            return self._context.copy().run(_fixed, name, work, workers or 1)
 
         def adopt(advice: Advice) -> None:
             self._become(advice.lane, advice.workers, advice.why)
@@ -166,7 +166,7 @@ class Auto:
         )
 
     def _become(self, lane: str, workers: int | None, why: str) -> None:
-        inner = _fixed(lane, self._work, workers or default_workers(lane), self._loop)
+        inner = self._context.copy().run(_fixed, lane, self._work, workers or default_workers(lane), self._loop)
         self._inner = inner
         self.why = why
         self.target, self.depth, self.singly = inner.target, inner.depth, inner.singly
