@@ -112,10 +112,10 @@ def serving(folder, latency=0.1):
 def _run(loop, task):
     with contextlib.suppress(asyncio.CancelledError):
         loop.run_until_complete(task)
-    rest = asyncio.all_tasks(loop)
-    for one in rest:
-        one.cancel()
-    loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
+    for connection in asyncio.all_tasks(loop):
+        connection.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(connection)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import os
 import tokenize
 import warnings
 
-warnings.filterwarnings("ignore", category=SyntaxWarning)  # of the files that are read, such as an invalid escape
-warnings.filterwarnings("ignore", category=DeprecationWarning, module="<unknown>")
+for kind in (SyntaxWarning, DeprecationWarning):  # about the files that are read, such as an invalid escape
+    warnings.simplefilter("ignore", kind)
 
 
 def index(path):
@@ -17,7 +17,7 @@ def index(path):
     with tokenize.open(path) as file:  # in the encoding that the file declares
         source = file.read()
     classes, functions, imports = [], [], set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(ast.parse(source, os.path.basename(path))):
         if isinstance(node, ast.ClassDef):
             classes.append(node.name)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,7 @@ EPILOG = (
     "Exit codes: 0 all good, 1 some inputs failed, 2 bad usage, 3 stopped by --max-failures, 130 interrupted. "
     "Ctrl-C once finishes what is in flight, twice stops at once."
 )
+OK, FAILED, STOPPED = 0, 1, 3
 SHOWN = 5
 """Failures that are told on stderr when a file holds them all; when none does, all that the Report keeps are told."""
 
@@ -33,7 +34,7 @@ SHOWN = 5
 def launch(work: Any, given: dict[str, Any], stage: dict[str, Any]) -> int:
     """Check everything, run, say what became of it; the exit code. Raises UsageError before anything starts."""
     out, failed, path = given["output"], given["failed_path"], given["journal"]
-    if failed is None and out != "-":
+    if failed is None and not _is_stream(out):
         failed = f"{out.removesuffix('.jsonl')}.failed.jsonl"
     ours = [name for name in (out, failed, path) if name is not None and name != "-"]
     _check_outputs(ours, path)
@@ -42,9 +43,15 @@ def launch(work: Any, given: dict[str, Any], stage: dict[str, Any]) -> int:
     )
     journal = _journal(given)
     shown = _display(given)
+    stream = _stream(out)
     run = duodao.map(work, items, errors="collect", journal=journal, progress=shown, **stage, **_run_arguments(given))
-    sink = JsonLines(_stdout() if out == "-" else out, records=given["records"], failed_path=failed, journal=journal)
-    code = _drive(run, sink, shown, raising=given["errors"] == "raise")
+    sink = JsonLines(stream or out, records=given["records"], failed_path=failed, journal=journal)
+    try:
+        code = _drive(run, sink, shown, raising=given["errors"] == "raise")
+    except BrokenPipeError:
+        if stream is not None:  # what it still holds has nobody to read it, and must not complain when it is closed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise
     _tell(run.report, sink, failed, path, quiet=shown is None)
     return code
 
@@ -76,15 +83,29 @@ def _display(given: dict[str, Any]) -> Display | None:
     wanted = given["progress"]
     if wanted is None:
         # Results that scroll over the terminal and a display that redraws itself there would tear each other.
-        wanted = not (given["output"] == "-" and sys.stdout.isatty() and sys.stderr.isatty())
+        wanted = not (given["output"] == "-" and os.isatty(1) and os.isatty(2))
     return progress.display() if wanted else None
 
 
-def _stdout() -> Any:
-    """The real stdout for results; what the user's functions print goes to stderr, so that OUT stays clean."""
-    sys.stdout.flush()
-    results = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
-    os.dup2(2, 1)
+def _is_stream(out: str) -> bool:
+    """Stdout, a FIFO or a device: there is no place beside it for failures, and nothing in it to go on from."""
+    return out == "-" or (os.path.exists(out) and not os.path.isfile(out))
+
+
+def _stream(out: str) -> IO[bytes] | None:
+    """OUT opened, if it is a stream. For stdout, what the user's functions print goes to stderr: OUT stays clean."""
+    if not _is_stream(out):
+        return None
+    if out == "-" and sys.stdout is None:
+        raise UsageError("the output stdout can't be written: it is closed")
+    try:
+        if out != "-":
+            return open(out, "wb")
+        sys.stdout.flush()
+        results = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)
+    except OSError as error:
+        raise UsageError(f"the output {'stdout' if out == '-' else out} can't be written: {error.strerror}") from None
     return results
 
 
@@ -122,34 +143,39 @@ class _Stopped(Exception):
 
 def _drive(run: Any, sink: JsonLines, shown: Display | None, *, raising: bool) -> int:
     """Run to the end or to what ends it; the exit code."""
+    interrupts = _interrupts(run, shown)
+    try:
+        with interrupts:  # outermost: Ctrl-C must work while all the rest ends
+            _write_all(run, sink, shown, raising=raising)
+    except KeyboardInterrupt:
+        write("duodao: stopped at once: what was in flight is not in the results\n")
+        return INTERRUPTED
+    except TooManyFailures:
+        return STOPPED
+    except _Stopped as stop:
+        run.report.stopped = f"--errors raise: {stop}"
+        return FAILED
+    except OSError as error:  # an input that can't be read any more, a disk that is full
+        if isinstance(error, DuodaoError | BrokenPipeError):
+            raise
+        run.report.stopped = f"{error.filename or 'the output'}: {error.strerror}"
+        return FAILED
+    if interrupts.count:
+        return INTERRUPTED
+    return OK if run.report.ok and not sink.unfit else FAILED
+
+
+def _write_all(run: Any, sink: JsonLines, shown: Display | None, *, raising: bool) -> None:
     complete = False
     with ExitStack() as stack:
-        interrupts = stack.enter_context(_interrupts(run, shown))  # outermost: Ctrl-C must work while all the rest ends
         stack.callback(lambda: sink.close(complete))
         if shown is not None:
             stack.callback(shown.close)
         stack.enter_context(run)
-        try:
-            sink.open()
-            for outcomes in run.lists():
-                _take(outcomes, sink, raising=raising)
-            complete = not run.report.stopped
-        except KeyboardInterrupt:
-            write("duodao: stopped at once: what was in flight is not in the results\n")
-            return INTERRUPTED
-        except TooManyFailures:
-            return 3
-        except _Stopped as stop:
-            run.report.stopped = f"--errors raise: {stop}"
-            return 1
-        except OSError as error:
-            if isinstance(error, DuodaoError | BrokenPipeError):
-                raise
-            run.report.stopped = f"{error}"  # an input that can't be read any more, a disk that is full
-            return 1
-    if interrupts.count:
-        return INTERRUPTED
-    return 0 if run.report.ok and not sink.unfit else 1
+        sink.open()
+        for outcomes in run.lists():
+            _take(outcomes, sink, raising=raising)
+        complete = not run.report.stopped
 
 
 def _take(outcomes: list[Outcome[Any]], sink: JsonLines, *, raising: bool) -> None:
@@ -175,7 +201,7 @@ def _interrupts(run: Any, shown: Display | None) -> Interrupts:
 
 def _tell(report: Report, sink: JsonLines, failed: str | None, journal: str | None, *, quiet: bool) -> None:
     place = failed or journal
-    shown = report.failures[: SHOWN if place else None]
+    shown = sorted(report.failures, key=lambda outcome: outcome.index)[: SHOWN if place else None]
     if quiet and report.failed:
         _say(str(report).partition("\n")[0])
     for outcome in shown:
@@ -191,9 +217,9 @@ def _tell(report: Report, sink: JsonLines, failed: str | None, journal: str | No
     if report.dropped:
         _say(f"{wording.count(report.dropped)} inputs of the journal are gone: their results were dropped")
     if report.stopped:
-        left = f", {wording.count(report.unstarted)} read inputs not started" if report.unstarted else ""
+        left = f", {wording.count(report.unstarted)} that were read have not been started" if report.unstarted else ""
         again = f"; `duodao resume {journal}` goes on" if journal else ""
-        _say(f"{report.stopped}: {wording.count(report.succeeded)} results written{left}{again}")
+        _say(f"{report.stopped}; {wording.count(report.succeeded)} inputs succeeded{left}{again}")
 
 
 def _failure(outcome: Outcome[Any]) -> str:

@@ -48,6 +48,13 @@ class Commands(click.Group):
             return entry.load()  # type: ignore[no-any-return]
         return None
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Click would end with 1, which here means that inputs failed."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            return _unread()
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="duodao", message="duodao %(version)s")
@@ -57,13 +64,31 @@ def duodao() -> None:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
+    _open_standard_files()
     try:
         code = _run(argv)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read us has gone (`| head`): no more output, and no complaint at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = BROKEN_PIPE
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        code = _unread()
     sys.exit(code)
+
+
+def _unread() -> int:
+    """Whoever read our stdout has gone (`| head`): no more output, and no complaint at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return BROKEN_PIPE
+
+
+def _open_standard_files() -> None:
+    """Put the null device where stdin, stdout or stderr is closed: the next file opened would take its number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+            if number == 2:
+                sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - it stays
 
 
 def _run(argv: list[str] | None) -> int:

@@ -93,5 +93,6 @@ def summary(snapshot: Snapshot) -> list[str]:
     lines = [f"{', '.join(parts)} in {duration(snapshot.seconds)} ({rate(mean)})"]
     for stage in snapshot.stages:
         why = f" - {clean(stage.why)}" if stage.why else ""
-        lines.append(f"  {clean(stage.name)}: {lane(stage)}{why}")
+        where = f"{lane(stage)}{why}" if stage.lane != "auto" else "over before its calls were measured"
+        lines.append(f"  {clean(stage.name)}: {where}")
     return lines

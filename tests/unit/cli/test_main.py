@@ -12,7 +12,10 @@ from duodao.cli import main
     ("text", "line"),
     [
         ("lane='fast': there is no such lane", "--lane 'fast': there is no such lane"),
-        ("star=True spreads tuple inputs, common= gives constants", "--star spreads tuple inputs, --common gives constants"),
+        (
+            "star=True spreads tuple inputs, common= gives constants",
+            "--star spreads tuple inputs, --common gives constants",
+        ),
         ("max_memory=-1: bytes over 0", "--max-memory -1: bytes over 0"),
         ("keep its results with --accept-code (accept_code=True)", "keep its results with --accept-code"),
     ],
