@@ -173,6 +173,7 @@ class Engine:
             self._handle(self.inbox.get_nowait())
         if self.state == "draining":
             self._drop_unstarted()
+        self.ledger.judge()
         if self.ledger.fatal is None:
             self._feed()
         if self._observer is not None:
@@ -183,7 +184,7 @@ class Engine:
         if self.ledger.fatal is not None and not self.ledger.unsaved:
             raise self.ledger.fatal
         if self._exhausted() and self.inbox.empty():
-            self.ledger.final_check()
+            self.ledger.judge(final=True)
             if self.ledger.fatal is not None:
                 raise self.ledger.fatal
             assert self.source is not None
@@ -227,22 +228,20 @@ class Engine:
     # -- feeding ------------------------------------------------------------------------------------------------------
 
     def limit(self) -> int:
-        """Inputs that may be read and not passed on: the user's window, else what keeps every lane busy eight times."""
+        """Inputs that may be read and not passed on: the user's window, else twice what keeps every lane busy (so that
+        one slow call holds nobody up for long), and at least 256 and 16 per worker; times the size of a group."""
+        group = max((gatherer.size for gatherer in self.router.gatherers), default=1)
         if self._window is not None:
-            return max(self._window, sum(part.size for part in self.router.gatherers))
+            return max(self._window, group)
         busy = sum(node.appetite() for node in self.nodes)
-        for part in self.parts:
-            if isinstance(part, Gatherer):
-                busy = max(busy, 1) * part.size
-        return max(256, 8 * busy)
+        return group * max(256, 2 * busy, 16 * max(node.lane.workers for node in self.nodes))
 
     def _feed(self) -> None:
         now = self.clock.now()
-        for part in reversed(self.parts):
-            if isinstance(part, Gatherer):
-                self.router.pass_on(part, part.ripe(now), now)
-                if self._dry_before(part):
-                    self.router.pass_on(part, part.flush(), now)
+        for gatherer in self.router.gatherers:
+            self.router.pass_on(gatherer, gatherer.ripe(now), now)
+            if self._dry_before(gatherer):
+                self.router.pass_on(gatherer, gatherer.flush(), now)
         self._hungry = False
         for node in reversed(self.nodes):
             node.ripen(now)
@@ -371,3 +370,10 @@ class Engine:
             node.flying.clear()
         for node in self.nodes:
             node.lane.close(grace)
+
+    async def unwind(self) -> None:
+        """After `close` on a running loop: wait until the calls that were cancelled there have ended."""
+        for node in self.nodes:
+            aclose = getattr(node.lane, "aclose", None)
+            if aclose is not None:
+                await aclose(0.0)

@@ -83,7 +83,7 @@ class Ledger:
 
     def failed(self, number: int, error: BaseException) -> None:
         """An input's failure in a run that needs no Outcomes."""
-        self._count_failure()
+        self.report.failed += 1
         self._place(number, Failed(error))
 
     def settle(self, outcomes: list[Outcome[Any]], joined: dict[int, list[int]] | None = None) -> None:
@@ -157,33 +157,19 @@ class Ledger:
             return
         if len(self.report.failures) < KEPT_FAILURES:
             self.report.failures.append(outcome)
-        self._count_failure()
+        self.report.failed += 1
 
-    def _count_failure(self) -> None:
+    def judge(self, *, final: bool = False) -> None:
+        """End the run when more inputs failed than `max_failures` allows. A share is judged from 20 outcomes on, and
+        once more at the end. Called between deliveries: within one, failures are counted before successes."""
         report, limit = self.report, self._max_failures
-        report.failed += 1
         if limit is None or self.fatal is not None:
             return
         done = report.failed + report.succeeded
-        if limit >= 1 or limit == 0:
-            over = report.failed > limit
-        else:
-            over = done >= SHARE_AFTER and report.failed > limit * done
-        if over:
-            self.stop_for_failures(done)
-
-    def stop_for_failures(self, done: int) -> None:
-        """End the run: more inputs failed than `max_failures` allows."""
-        report = self.report
-        report.stopped = f"max_failures={self._max_failures:g}: {report.failed} of {done} inputs failed"
-        self.fatal = TooManyFailures(f"the run was stopped by {report.stopped}", report)
-
-    def final_check(self) -> None:
-        """A share of failures is judged once more at the end, however few inputs there were."""
-        limit, report = self._max_failures, self.report
-        done = report.failed + report.succeeded
-        if limit is not None and 0 < limit < 1 and self.fatal is None and report.failed > limit * done:
-            self.stop_for_failures(done)
+        share = isinstance(limit, float) and limit < 1
+        if report.failed > (limit * done if share else limit) and (not share or final or done >= SHARE_AFTER):
+            report.stopped = f"max_failures={limit:g}: {report.failed} of {done} inputs failed"
+            self.fatal = TooManyFailures(f"the run was stopped by {report.stopped}", report)
 
     # -- to the caller -------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from duodao.telemetry import StageSnapshot
 if TYPE_CHECKING:
     from duodao.pipeline.stages import Stage
 
-MAX_BATCH = 8192
+MAX_BATCH = 4096
 _tickets = itertools.count()
 
 

@@ -21,7 +21,7 @@ class Retry:
 
     times: further attempts, from 1. on: exception types that are worth another attempt. first: seconds before the
     second attempt. factor: each wait is this many times the one before. at_most: longest wait, in seconds. delay: a
-    function (error, attempt) -> seconds in place of first and factor; with Retry.pause(seconds) it holds back the stage.
+    function (error, attempt) -> seconds in place of first and factor; Retry.pause(seconds) holds the stage back.
     A wait is shortened by up to a half at random, so that many failed calls don't come back in one instant.
     An input that ended two workers is not run again. Source: M45.
     """

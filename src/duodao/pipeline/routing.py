@@ -15,7 +15,7 @@ from duodao.pipeline.node import Chunk, Node, Parcel
 from duodao.pipeline.retry import Pause
 
 DEATHS = 2
-"""Workers that one input may cost. The first death may be another's fault (a full machine): it runs once more, alone."""
+"""Workers that one input may cost. The first may be another's fault (a full machine): it runs once more, alone."""
 
 
 class Router:
@@ -50,8 +50,8 @@ class Router:
         now = self.clock.now()
         if result.errors:
             ids, values, inputs = self._sort_out(node, batch, result, ids, inputs, now)
-            if not values:
-                return
+        if not values:  # an empty delivery of `auto`: it has chosen, and has room while its sample still runs
+            return
         each = result.seconds / len(values)
         self._forward(node, Chunk(ids, values, inputs, batch.attempt), each, now)
 

@@ -204,7 +204,7 @@ class Live:
             complete = not engine.ledger.report.stopped
         finally:
             self.end(complete=complete)
-            await asyncio.sleep(0)  # cancelled calls unwind on this loop
+            await engine.unwind()
 
     def end(self, *, complete: bool) -> None:
         """Stop lanes and source, bring the report up to date, close the journal. Idempotent."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import asyncio
 
 _PLAIN = (list, tuple, range)
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _CONTAINERS = (set, frozenset, dict, str, bytes, bytearray, collections.deque, *_VIEWS)
 
 

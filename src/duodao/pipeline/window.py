@@ -31,7 +31,7 @@ class Order:
     """Outcomes by input number; `pop` gives what is next.
 
     Two shapes, because both are hot: whole ranges as the lists they came in (the process lane), and single numbers
-    (lanes that wait). `passed` counts numbers that were handed on, gaps included; `held` those that wait for an earlier one.
+    (lanes that wait). `passed` counts numbers that were handed on, gaps included; `held` those that wait for another.
     """
 
     __slots__ = ("held", "passed", "singles", "spans")
