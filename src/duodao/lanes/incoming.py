@@ -1,0 +1,142 @@
+"""What a worker's frames mean: outcomes for the engine, output for the caller, news for the lane."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any, Protocol
+
+from duodao import arena
+from duodao.errors import RemoteError, SetupFailed
+from duodao.lanes import forward, payload, verdict, wire
+from duodao.lanes.base import Failure, Result
+from duodao.lanes.wire import ITEMISED, LAST, Frame
+
+if TYPE_CHECKING:
+    from duodao.lanes.link import Lease, Link
+
+
+class Host(Protocol):
+    """What the lane does about a frame."""
+
+    def finished(self, link: Link) -> None: ...
+    def delivered(self) -> None: ...
+    def unloaded(self, link: Link, error: BaseException) -> None: ...
+    def end(self, error: BaseException) -> None: ...
+    def grant(self, link: Link, wanted: int) -> None: ...
+    def idle(self, link: Link, clean: bool, modules: list[tuple[str, int]]) -> None: ...
+
+
+class Incoming:
+    """Takes frames, on the dispatcher's thread."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def take(self, link: Link, frame: Frame) -> None:
+        """Act on one frame of this worker."""
+        kind = frame.kind
+        if kind == wire.PART:
+            self._outcomes(link, frame)
+        elif kind == wire.OUTPUT:
+            forward.emit_output(frame.seq, str(frame.body, "utf-8", "surrogatepass"))
+        elif kind == wire.LOG:
+            _log(frame)
+        elif kind == wire.READY:
+            link.ready = True
+        elif kind == wire.UNREAD:
+            verdict.lost(link.leases[0])
+            link.leases[0].done = link.leases[0].count
+            self._host.finished(link)
+        elif kind == wire.UNLOADED:
+            self._host.unloaded(link, wire.load_error(bytes(frame.body)))
+        elif kind == wire.FATAL:
+            error = SetupFailed(frame.meta)
+            error.__cause__ = wire.load_error(bytes(frame.body))
+            link.retiring = True
+            self._host.end(error)
+        elif kind == wire.REPLACE:
+            link.retiring = True
+        else:
+            self._host.idle(link, *frame.meta)
+
+    def _outcomes(self, link: Link, frame: Frame) -> None:
+        lease = link.leases[0]
+        first, count = lease.done, frame.number
+        errors, each, where, wanted, kept, freed = frame.meta or (None, None, None, 0, False, ())
+        if count and not lease.cancelled:
+            result = self._result(lease, frame, first, errors, each, where)
+            lease.done = first + count
+            lease.deliver(result)
+        lease.done = first + count
+        if where is not None:
+            payload.clear(where[0])
+        if count:
+            self._host.delivered()
+        for piece in freed:
+            link.kept.discard(piece)
+            arena.get().free(piece)
+        if kept and lease.piece is not None:
+            link.kept.add(lease.piece)
+            lease.piece = None
+        if frame.flags & LAST:
+            self._host.finished(link)
+        if wanted:
+            self._host.grant(link, wanted)
+
+    def _result(
+        self,
+        lease: Lease,
+        frame: Frame,
+        first: int,
+        errors: dict[int, bytes] | None,
+        each: list[float] | None,
+        where: tuple[int, list[payload.Place]] | None,
+    ) -> Result:
+        failures = {at: Failure(wire.load_error(blob)) for at, blob in errors.items()} if errors else {}
+        if frame.flags & ITEMISED:
+            values = _each(frame, failures)
+        else:
+            try:
+                values = pickle.loads(frame.body, buffers=payload.copies(where[1]) if where else ())
+            except wire.Raised as error:
+                values = [None] * frame.number
+                if frame.number == 1:
+                    failures[0] = Failure(_unreadable(error))
+                else:  # run again with care, each is pickled by itself
+                    for at in range(frame.number):
+                        failures.setdefault(at, Failure(None, "lost"))
+        if each is not None:
+            for at, failure in failures.items():
+                failure.seconds = each[at]
+        positions = None if lease.whole and frame.number == lease.count else lease.places(first, frame.number)
+        return Result(
+            lease.batch, values, positions=positions, errors=failures or None, seconds=frame.seconds, each=each
+        )
+
+
+def _each(frame: Frame, failures: dict[int, Failure]) -> list[Any]:
+    values: list[Any] = []
+    for at, blob in enumerate(pickle.loads(frame.body)):
+        value = None
+        if at not in failures:
+            try:
+                value = pickle.loads(blob)
+            except wire.Raised as error:
+                failures[at] = Failure(_unreadable(error))
+        values.append(value)
+    return values
+
+
+def _unreadable(error: BaseException) -> RemoteError:
+    kind = type(error).__name__
+    wrapped = RemoteError(f"the result can't be unpickled here ({kind}: {error})", kind)
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _log(frame: Frame) -> None:
+    try:
+        fields = pickle.loads(frame.body)
+    except wire.Raised:
+        return  # a record with an attribute that can't be had here is the smaller loss
+    forward.emit_record(fields)

@@ -1,0 +1,224 @@
+"""Large buffers beside the pipe: copied once into the arena, mapped by the reader.
+
+A buffer of at least LARGE bytes leaves the pickle (protocol 5, out of band) and is copied into a piece of the arena;
+the frame carries its offset. A worker reads arrays in place, read-only; `bytes` and `bytearray` are copied out, as
+their types demand. Results go the other way through the worker's outbox, a piece of the arena that its lane gave it.
+
+    inputs   lane allocates, copies in -> worker reads in place -> "kept" or not -> lane frees
+    results  worker fills a slot of its outbox -> lane copies out, clears the slot's flag -> the worker uses it again
+
+Invariants:
+  1. An input's piece is freed only when the worker could release every view of it (memoryview.release raises
+     BufferError while an array still looks at it), or is dead. A function may keep what it got.
+  2. A slot of an outbox has one writer at a time: its flag is set by the worker before the frame that names it, and
+     cleared by the lane after it copied. No message returns it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from duodao import arena
+from duodao.lanes.wire import dumps
+
+if TYPE_CHECKING:
+    from duodao.arena import Arena
+
+LARGE = 65536
+"""Bytes. A copy into the arena beats a copy through the pipe from here on."""
+OUTBOX = 64 << 20
+FLAGS = 4096
+"""Bytes at the start of an outbox: one flag per slot."""
+SCANNED = 64
+"""Batches of at most so many items are looked through for large `bytes`; longer ones hold no large items, since a batch
+is some 20 ms of work, and are looked through only when their pickle is large."""
+
+_ALIGN = 64
+_BYTES, _BYTEARRAY, _OTHER = 0, 1, 2
+
+Place = tuple[int, int, int]
+"""Offset in the arena, size in bytes, type: what a frame says of one buffer."""
+
+
+class Buffers:
+    """pickle's buffer_callback: keeps the large ones, leaves the small in the pickle."""
+
+    def __init__(self) -> None:
+        self.views: list[memoryview] = []
+        self.kinds: list[int] = []
+        self.size = 0
+
+    def reset(self) -> None:
+        """Forget them: the pickle is made again."""
+        self.views.clear()
+        self.kinds.clear()
+        self.size = 0
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        try:
+            view = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if view.nbytes < LARGE:
+            return True
+        owner = type(view.obj)
+        self.add(view, _BYTES if owner is bytes else _BYTEARRAY if owner is bytearray else _OTHER)
+        return False
+
+    def add(self, view: memoryview, kind: int = _OTHER) -> None:
+        """One more, whatever its size."""
+        self.views.append(view)
+        self.kinds.append(kind)
+        self.size += -(-view.nbytes // _ALIGN) * _ALIGN
+
+    def copy_to(self, memory: Arena, offset: int) -> list[Place]:
+        """Copy all to `offset`, where `size` bytes are ours."""
+        places = []
+        for view, kind in zip(self.views, self.kinds, strict=True):
+            size = view.nbytes
+            memory.view(offset, size)[:] = view
+            places.append((offset, size, kind))
+            offset += -(-size // _ALIGN) * _ALIGN
+        return places
+
+
+def pack(values: list[Any]) -> tuple[bytes, Buffers | None]:
+    """A list pickled, and its large buffers when it has some. Raises what pickling raises."""
+    buffers = Buffers()
+    if len(values) > SCANNED:
+        body = dumps(values, buffers)
+        if len(body) < LARGE:
+            return body, buffers if buffers.size else None
+        exposed = expose(values)
+        if exposed is values:
+            return body, buffers if buffers.size else None
+        buffers.reset()
+        values = exposed
+    else:
+        values = expose(values)
+    body = dumps(values, buffers)
+    return body, buffers if buffers.size else None
+
+
+def expose(values: list[Any]) -> list[Any]:
+    """The same list, or a copy whose large `bytes` and `bytearray` offer their buffer, which alone they don't."""
+    large = [
+        position
+        for position, value in enumerate(values)
+        if (type(value) is bytes or type(value) is bytearray) and len(value) >= LARGE
+    ]
+    if not large:
+        return values
+    copy = list(values)
+    for position in large:
+        copy[position] = pickle.PickleBuffer(values[position])
+    return copy
+
+
+def export(buffers: Buffers) -> tuple[int, list[Place]] | None:
+    """The lane's side: a fresh piece of the arena that holds the buffers; None when the arena has no room."""
+    memory = arena.get()
+    try:
+        offset = memory.allocate(buffers.size)
+    except (MemoryError, OSError):
+        return None
+    return offset, buffers.copy_to(memory, offset)
+
+
+def copies(places: Sequence[Place]) -> list[Any]:
+    """Buffers of the reader's own, of their original types; arrays get a writable one."""
+    memory = arena.get()
+    return [
+        bytes(memory.view(offset, size)) if kind == _BYTES else bytearray(memory.view(offset, size))
+        for offset, size, kind in places
+    ]
+
+
+class Views:
+    """What a worker was given of one piece of the arena, in place and read-only."""
+
+    def __init__(self, piece: int, places: Sequence[Place]) -> None:
+        memory = arena.get()
+        self.piece = piece
+        self.buffers: list[Any] = []
+        self._views: list[memoryview] = []
+        for offset, size, kind in places:
+            if kind == _OTHER:
+                view = memory.view(offset, size).toreadonly()
+                self._views.append(view)
+                self.buffers.append(view)
+            else:
+                self.buffers.extend(copies([(offset, size, kind)]))
+
+    def release(self) -> bool:
+        """True when nothing looks at it any more."""
+        self.buffers.clear()
+        while self._views:
+            try:
+                self._views[-1].release()
+            except BufferError:
+                return False
+            self._views.pop()
+        return True
+
+
+class Outbox:
+    """A worker's piece of the arena for its large results: flags, then slots that grow as they are needed."""
+
+    def __init__(self, offset: int, size: int) -> None:
+        self._memory = arena.get()
+        self._flags = self._memory.view(offset, FLAGS)
+        self._next = offset + FLAGS
+        self._end = offset + size
+        self._slots: list[tuple[int, int]] = []
+        self.offset = offset
+        self.room = size - FLAGS
+
+    def put(self, buffers: Buffers) -> tuple[int, list[Place]] | None:
+        """The address of the flag to clear and the places; None when there is no room now."""
+        number = self._take(buffers.size)
+        if number is None:
+            return None
+        self._flags[number] = 1
+        return self.offset + number, buffers.copy_to(self._memory, self._slots[number][0])
+
+    def _take(self, size: int) -> int | None:
+        flags = self._flags
+        for number, (_, have) in enumerate(self._slots):
+            if not flags[number] and have >= size:
+                return number
+        step = max(4096, 1 << max(size.bit_length() - 4, 0))
+        size = -(-size // step) * step
+        if self._next + size > self._end or len(self._slots) == FLAGS:
+            if any(flags[: len(self._slots)]):
+                return None
+            self._slots.clear()
+            self._next = self.offset + FLAGS
+            if self._next + size > self._end:
+                return None
+        self._slots.append((self._next, size))
+        self._next += size
+        return len(self._slots) - 1
+
+
+def clear(flag: int) -> None:
+    """The lane's side: the slot whose flag is at this address has been copied out."""
+    arena.get().view(flag, 1)[0] = 0
+
+
+def outbox_size(wanted: int) -> int:
+    """Bytes of an outbox for a worker that could not place `wanted`: room for several such frames."""
+    return max(OUTBOX, 4 * wanted + FLAGS)
+
+
+def release_all(kept: Iterable[Views], freed: Callable[[int], None]) -> list[Views]:
+    """Try again to release what functions kept; `freed` hears of each piece. Returns what is still kept."""
+    still = []
+    for views in kept:
+        if views.release():
+            freed(views.piece)
+        else:
+            still.append(views)
+    return still

@@ -1,0 +1,404 @@
+"""The process lane: calls run in worker processes, one private pipe pair each.
+
+    start() -- pickled list --> [pipe] --> worker --> [pipe] -- pickled list --> dispatcher thread --> deliver()
+
+`start` pickles in the caller's thread and writes what the pipe takes at once. One thread per lane polls all pipes: it
+writes the rest, reads results, starts and buries workers, and keeps the time-outs. Whole lists go in and come out: on
+the fast path nothing here is done per item.
+
+Races closed:
+  - Two full pipes facing each other: the lane's ends never block, so it reads while a worker waits to be read.
+  - A worker that is killed, or stopped, in the middle of a frame: no lock and no queue is shared, nobody else notices.
+  - A kill for a time-out that comes as the item ends: what the worker sent is read to its end before it is judged, and
+    the slot is read again after its death.
+  - A worker's death seen only as the end of its pipe: a child of its own may hold that open, so the guard's word
+    counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+from collections import deque
+from time import monotonic
+from typing import Any
+
+from duodao import arena
+from duodao.errors import Broken, DuodaoError, NotPicklable
+from duodao.lanes import payload, verdict, wire
+from duodao.lanes.base import Batch, Deliver, Result, Work
+from duodao.lanes.fleet import FLEET
+from duodao.lanes.incoming import Incoming
+from duodao.lanes.launch import Launch
+from duodao.lanes.link import Lease, Link
+
+BARREN = 3
+"""So many workers in a row may die before their first item, or outside of any, until the run ends."""
+_HANDSHAKE = 2.0
+"""Seconds that an idle worker has, whatever the grace, to close what `setup=` opened."""
+_SAMPLED = 0.05
+"""Seconds between looks at the memory of workers that run an item, where max_memory is set."""
+_BUFFER = 256 << 10
+
+
+class Processes:
+    """Calls run in up to `workers` processes."""
+
+    name = "process"
+    target = 0.020
+    depth = 2
+    singly = False
+
+    def __init__(self, work: Work, workers: int, **_: Any) -> None:
+        self.workers = workers
+        self._work = work
+        self._limit = workers
+        self._launch: Launch | None = None
+        self._lock = threading.Lock()
+        self._links: list[Link] = []
+        self._unborn: deque[Link] = deque()
+        self._ended: deque[Link] = deque()
+        self._seq = 0
+        self._barren = 0
+        self._fatal: BaseException | None = None
+        self._closing: float | None = None
+        self._thread: threading.Thread | None = None
+        self._wake_r = self._wake_w = -1
+        self._buffer = bytearray(_BUFFER)
+        self._incoming = Incoming(self)
+
+    # The seam
+
+    def start(self, batch: Batch, deliver: Deliver) -> None:
+        """Hand a batch to the least loaded worker. Never blocks."""
+        if self._fatal is None and self._launch is None:
+            try:
+                self._launch = Launch(self._work, self.workers)
+            except (DuodaoError, MemoryError) as error:
+                self._fatal = error
+        if self._fatal is not None:
+            deliver(Result(batch, [], fatal=self._fatal))
+            return
+        self._seq += 1
+        lease = verdict.pack(batch, deliver, self._seq, self._work)
+        if lease is None:
+            return
+        with self._lock:
+            if self._closing is not None:
+                self._discard(lease)
+                return
+            link = self._choose()
+            link.lease(lease)
+            waits = link.backlog or link.child is None or self._work.timeout is not None
+        self._ensure_thread()
+        if waits:
+            self._wake()
+
+    def cancel(self, batch: Batch) -> None:
+        """Drop it where it has not been begun, else ignore what comes of it."""
+        with self._lock:
+            for link in self._links:
+                for lease in link.leases:
+                    if lease.batch is batch:
+                        lease.cancelled = True
+                if any(lease.cancelled for lease in link.leases):
+                    for lease in link.take_back():
+                        if lease.cancelled:
+                            self._discard(lease)
+                        else:
+                            link.lease(lease)
+
+    def close(self, grace: float) -> None:
+        """End the run: idle workers go to the fleet, busy ones have `grace` seconds. Idempotent; waits until it is
+        done."""
+        with self._lock:
+            until = monotonic() + max(grace, 0.0)
+            self._closing = until if self._closing is None else min(self._closing, until)
+        thread = self._thread
+        if thread is None:
+            self._release_common()
+        elif thread is not threading.current_thread():
+            self._wake()
+            thread.join()
+
+    # Workers
+
+    def _choose(self) -> Link:
+        """An idle worker, else a new one, else the one with the fewest batches."""
+        best = min(self._links, key=lambda link: len(link.leases), default=None)
+        if best is not None and (not best.leases or len(self._links) >= self._limit):
+            return best
+        assert self._launch is not None
+        link = FLEET.take(self._launch.home)
+        if link is None:
+            link = Link(self._on_exit, self._buffer)
+            self._unborn.append(link)
+        else:
+            link.reset(self._on_exit, self._buffer)
+            if link.child is not None and link.child.exitcode is not None:
+                self._ended.append(link)
+        self._links.append(link)
+        self._send_launch(link)
+        return link
+
+    def _on_exit(self, link: Link) -> None:
+        self._ended.append(link)
+        self._wake()
+
+    def _fork(self) -> None:
+        while self._unborn:
+            link = self._unborn.popleft()
+            try:
+                link.fork()
+            except (OSError, DuodaoError) as error:
+                self._not_started(link, error)
+
+    def _not_started(self, link: Link, error: Exception) -> None:
+        """Fewer workers than asked for will do; none is the end."""
+        with self._lock:
+            self._links.remove(link)
+            self._limit = max(1, len(self._links))
+            alone = not self._links
+        leases = list(link.leases)
+        link.close()
+        if alone:
+            broken = error if isinstance(error, DuodaoError) else Broken(f"no worker process can be started: {error}")
+            self._fatal = broken
+        for lease in leases:
+            self._drop(lease, self._fatal)
+
+    def _drop(self, lease: Lease, fatal: BaseException | None) -> None:
+        """A lease that no worker has any more: the rest of it is lost, or the run is over."""
+        self._discard(lease)
+        if lease.cancelled:
+            return
+        if fatal is not None:
+            lease.deliver(Result(lease.batch, [], fatal=fatal))
+        elif lease.done < lease.count:
+            verdict.lost(lease)
+
+    @staticmethod
+    def _discard(lease: Lease) -> None:
+        if lease.piece is not None:
+            arena.get().free(lease.piece)
+            lease.piece = None
+
+    # The dispatcher
+
+    def _ensure_thread(self) -> None:
+        if self._thread is None:
+            self._wake_r, self._wake_w = os.pipe()
+            os.set_blocking(self._wake_r, False)
+            os.set_blocking(self._wake_w, False)
+            self._thread = threading.Thread(target=self._dispatch, name="duodao-process-lane", daemon=True)
+            self._thread.start()
+
+    def _wake(self) -> None:
+        with self._lock:
+            if self._wake_w >= 0:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._wake_w, b"\0")
+
+    def _dispatch(self) -> None:
+        readers: dict[int, Link] = {}
+        writers: dict[int, Link] = {}
+        try:
+            while True:
+                self._fork()
+                self._attend(readers, writers)
+                for fd, _ in self._poll(readers, writers):
+                    if fd in readers:
+                        self._read(readers[fd])
+                    elif fd in writers:
+                        with self._lock:
+                            writers[fd].flush()
+                    else:
+                        with contextlib.suppress(BlockingIOError):
+                            os.read(self._wake_r, 4096)
+                while self._ended:
+                    self._bury(self._ended.popleft())
+                self._enforce()
+                if self._closing is not None and self._wind_up():
+                    return
+        finally:
+            self._release_common()
+            with self._lock:
+                os.close(self._wake_r)
+                os.close(self._wake_w)
+                self._wake_r = self._wake_w = -1
+
+    def _attend(self, readers: dict[int, Link], writers: dict[int, Link]) -> None:
+        readers.clear()
+        writers.clear()
+        with self._lock:
+            for link in self._links:
+                if not link.at_end:
+                    readers[link.input_fd] = link
+                if link.backlog:
+                    writers[link.output_fd] = link
+
+    def _poll(self, readers: dict[int, Link], writers: dict[int, Link]) -> list[tuple[int, int]]:
+        poller = select.poll()
+        poller.register(self._wake_r, select.POLLIN)
+        for fd in readers:
+            poller.register(fd, select.POLLIN)
+        for fd in writers:
+            poller.register(fd, select.POLLOUT)
+        due = self._due()
+        return poller.poll(None if due is None else max(0.0, (due - monotonic()) * 1000 + 1))
+
+    def _read(self, link: Link) -> bool:
+        """Take what is there; False when there is nothing more."""
+        try:
+            for frame in link.reader.read():
+                self._incoming.take(link, frame)
+        except BlockingIOError:
+            return False
+        except EOFError:
+            link.at_end = True
+            return False
+        return True
+
+    # What Incoming asks for
+
+    def finished(self, link: Link) -> None:
+        """The worker has ended its oldest batch. Idle, it gets one that waits behind another's."""
+        with self._lock:
+            self._discard(link.leases.popleft())
+            if link.leases or link.ending is not None:
+                return
+            victim = max(self._links, key=lambda other: len(other.leases))
+            taken = victim.take_back()
+            for place, lease in enumerate(taken):
+                (link if place == 0 else victim).lease(lease)
+
+    def delivered(self) -> None:
+        """A worker gave outcomes: those that died before it were no series."""
+        self._barren = 0
+
+    def unloaded(self, link: Link, error: BaseException) -> None:
+        """A worker can't load the function by its name; by value it may. The worker skips batches until it has one."""
+        launch = self._launch
+        assert launch is not None
+        if link.launched is launch.frame and not launch.by_value(error):
+            refused = NotPicklable(f"the function {self._work.name} can't be loaded in a worker: {error}", "function")
+            refused.__cause__ = error
+            self.end(refused)
+            return
+        with self._lock:
+            self._send_launch(link)
+            for lease in link.leases:
+                link.write(lease.parts)
+
+    def _send_launch(self, link: Link) -> None:
+        assert self._launch is not None
+        link.launched = self._launch.frame
+        link.write(link.launched)
+
+    def end(self, error: BaseException) -> None:
+        """The run is over with this error."""
+        self._fatal = error
+        with self._lock:
+            leases = [lease for link in self._links for lease in link.leases]
+        for lease in leases:
+            if not lease.cancelled:
+                lease.cancelled = True
+                lease.deliver(Result(lease.batch, [], fatal=error))
+
+    def grant(self, link: Link, wanted: int) -> None:
+        """A worker has results that are too large for its outbox, or has none yet."""
+        memory = arena.get()
+        with self._lock, contextlib.suppress(MemoryError, OSError):
+            if link.outbox is not None:
+                return  # it may hold results that are not read yet; these go through the pipe
+            size = payload.outbox_size(wanted)
+            link.outbox = memory.allocate(size)
+            memory.view(link.outbox, payload.FLAGS)[:] = bytes(payload.FLAGS)
+            link.write(wire.parts(wire.OUTBOX, meta=(link.outbox, size)))
+
+    def idle(self, link: Link, clean: bool, modules: list[tuple[str, int]]) -> None:
+        """A worker has ended its run."""
+        assert self._launch is not None
+        if not clean:
+            link.kill("unclean")
+            return
+        with self._lock:
+            self._links.remove(link)
+        link.end_run()
+        FLEET.put(link, self._launch.home, modules)
+
+    # Deaths and limits
+
+    def _bury(self, link: Link) -> None:
+        with self._lock:
+            if link not in self._links:
+                return
+        while not link.at_end and self._read(link):
+            pass
+        with self._lock:
+            if link not in self._links:
+                return
+            self._links.remove(link)
+            leases = list(link.leases)
+            link.leases.clear()
+        named = verdict.culprit(link, leases, self._work)
+        ready = link.ready
+        unnamed = not named and bool(leases) and (not ready or leases[0].batch.careful)
+        code = link.child.exitcode if link.child is not None else None
+        link.close()
+        if unnamed and link.killed is None and not link.retiring:
+            self._barren += 1
+            if self._barren >= BARREN and self._fatal is None:
+                self._fatal = verdict.barren(self._work, self._barren, ready, code)
+        for lease in leases:
+            self._drop(lease, self._fatal)
+
+    def _due(self) -> float | None:
+        """When something has to be looked at though nothing arrives."""
+        due = [] if self._closing is None else [self._closing]
+        due += [link.ending for link in self._links if link.ending is not None]
+        busy = [link for link in self._links if link.leases and link.killed is None]
+        if busy and self._work.max_memory is not None:
+            due.append(monotonic() + _SAMPLED)
+        if busy and self._work.timeout is not None:
+            now = monotonic()
+            for link in busy:
+                seq, _, since = link.slot.read()
+                due.append((since if seq else now) + self._work.timeout)
+        if self._closing is not None:
+            due = [when for when in due if when > monotonic()]
+        return min(due, default=None)
+
+    def _enforce(self) -> None:
+        """Kill who runs too long or has grown too large."""
+        if self._work.timeout is None and self._work.max_memory is None:
+            return
+        for link in self._links:
+            if not link.leases or link.killed is not None:
+                continue
+            seq, item, since = link.slot.read()
+            if not seq or seq != link.slot.read()[0]:
+                continue
+            if self._work.timeout is not None and monotonic() - since >= self._work.timeout:
+                link.kill("timeout", seq, item)
+            elif self._work.max_memory is not None and verdict.resident(link) > self._work.max_memory:
+                link.kill("memory", seq, item)
+
+    def _wind_up(self) -> bool:
+        """One step of closing; True when nothing is left."""
+        assert self._closing is not None
+        now = monotonic()
+        with self._lock:
+            for link in self._links:
+                if link.ending is None and not link.leases:
+                    link.ending = max(self._closing, now + _HANDSHAKE)
+                    link.write(wire.parts(wire.END))
+                elif now >= (self._closing if link.ending is None else link.ending):
+                    link.kill("close")
+            return not self._links and not self._ended
+
+    def _release_common(self) -> None:
+        if self._launch is not None:
+            self._launch.release()
