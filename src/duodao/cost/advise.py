@@ -50,7 +50,7 @@ class Figures:
     @property
     def hold(self) -> float:
         """The part of its CPU time a call holds the GIL, from 0 to 1."""
-        return min(1.0, self.held / self.cpu) if self.cpu > 0 else 1.0
+        return min(1.0, max(0.0, self.held / self.cpu)) if self.cpu > 0 else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ class Profile:
         rows = [
             ("wall", duration(seen.wall), f"mean of {seen.calls} call{'s' if seen.calls > 1 else ''}"),
             ("CPU", duration(seen.cpu), f"{seen.share:.0%} of its own time"),
-            ("GIL held", duration(min(seen.held, seen.cpu)), f"{seen.hold:.0%} of the CPU time"),
+            ("GIL held", duration(max(0.0, min(seen.held, seen.cpu))), f"{seen.hold:.0%} of the CPU time"),
             ("switches", f"{seen.voluntary:.1f}", f"it waited; {seen.involuntary:.1f} its slice was used up"),
             ("for a core", duration(seen.waited), "waited in the run queue"),
             ("2 threads", _times(self.two_threads), "against one"),

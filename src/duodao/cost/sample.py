@@ -34,7 +34,10 @@ _PID, _TID, _BEGAN, _CPU, _WANTED, _HELD, _HELD_BEFORE, _CALLS = range(8)
 
 
 class Cost(NamedTuple):
-    """One call. Seconds; `waited` for a core; `held`: the GIL; switches as getrusage(2) counts them. Source: M2, M19."""
+    """One call. Seconds; `waited` for a core; `held`: the GIL; switches as getrusage(2) counts them. Source: M2, M19.
+
+    `held` may be below 0: what the call before was charged too much, because the probe was late for want of a core.
+    """
 
     wall: float
     cpu: float
@@ -126,6 +129,11 @@ class Metered:
         self.function = function
         self.board = board
         self._meters: dict[int, Meter] = {}
+        # What a worker can't import is found by the function's module, not by ours.
+        self.__module__ = getattr(function, "__module__", None) or __name__
+
+    def __repr__(self) -> str:
+        return repr(self.function)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _metered, (self.function, self.board.offset)
@@ -193,9 +201,7 @@ class Meter:
         if wall >= LONG:
             queued = proc.run_queue(self.tid)
             waited, self.queued = queued - self.queued, queued
-            held -= self.probe.delayed()
         after = _switches()
-        held = max(0, min(held, wall))
         return Sampled(
             value, Cost(wall / 1e9, cpu / 1e9, held / 1e9, waited, after[0] - voluntary, after[1] - involuntary)
         )
@@ -241,8 +247,6 @@ class Probe:
         self._parked = True
         self._wanted = 0
         self._held = 0
-        self._tid = 0
-        self._delayed = 0.0
         self._thread: threading.Thread | None = None
 
     def enter(self) -> int:
@@ -266,12 +270,6 @@ class Probe:
             self._inside = False
             return self._total(now)
 
-    def delayed(self) -> int:
-        """Nanoseconds since the last question that the probe waited for a core, which no GIL is to blame for."""
-        queued = proc.run_queue(self._tid) if self._tid else 0.0
-        since, self._delayed = queued - self._delayed, queued
-        return int(since * 1e9)
-
     def stop(self) -> None:
         """End the thread."""
         with self._gate:
@@ -288,14 +286,16 @@ class Probe:
         return self._held if self._parked else self._held + max(0, now - self._wanted - NOISE)
 
     def _run(self) -> None:
-        self._tid = threading.get_native_id()
+        tid = threading.get_native_id()
+        queued = proc.run_queue(tid)
         while True:
             self._bell.acquire()
             tick = FIRST_TICK
             while True:
                 now = time.perf_counter_ns()
+                before, queued = queued, proc.run_queue(tid)
                 with self._gate:
-                    self._held += max(0, now - self._wanted - NOISE)
+                    self._held += max(0, now - self._wanted - NOISE - int((queued - before) * 1e9))
                     self._words[_HELD] = self._held
                     if self._ended:
                         return

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any
 from duodao.clock import SYSTEM
 from duodao.cost.advise import LIMIT, Advice, Terms, advise, enough, figures
 from duodao.cost.sample import Board, Cost, Metered, Sampled
-from duodao.cost.shipping import ROUNDS, dumps, shipping
 from duodao.cost.trust import trusted
 from duodao.errors import NotPicklable
+from duodao.lanes import payload, wire
 from duodao.lanes.base import Batch, Deliver, Failure, Lane, Result, Work
+from duodao.lanes.shipping import ROUNDS, shipping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pickle import PickleBuffer
 
 TRIES = 5
 """Calls that failed after which the choice is made without them."""
@@ -63,8 +63,8 @@ class Sampling:
         self._costs: list[Cost] = []
         self._failed = self._started = 0
         self._kept: list[tuple[Any, Any]] = []
-        self._stays = ""
-        self._warm = self._idle = self._decided = False
+        self._stays = self._chosen = ""
+        self._warm = self._idle = self._decided = self._died = False
         self._grace = 0.0
         self._lanes: list[Lane] = []
         self._metered: list[Metered] = []
@@ -121,12 +121,11 @@ class Sampling:
     def _unsendable(self) -> str:
         """Why the work can't travel to a process, or ""."""
         work = self._work
-        buffers: list[PickleBuffer] = []
-        for what, part in ((work.name, work.function), ("common=", work.common), ("setup=", work.setup)):
-            try:
-                dumps(part, buffers)
-            except Exception as error:
-                return f"{what} can't be pickled ({_first_line(error)}), so it can't travel to a process"
+        try:
+            wire.dumps((work.function, work.setup))
+            payload.pack(list(work.common.values()))  # their large buffers are looked at, not copied
+        except wire.Raised as error:
+            return f"{work.name} and what it uses can't travel to a process ({_first_line(error)})"
         return ""
 
     def _open(self, lane: str) -> Lane:
@@ -172,12 +171,17 @@ class Sampling:
             return
         deliver, _, left = entry
         if result.fatal is not None:
+            if isinstance(result.fatal, NotPicklable) and not self._stays and "thread" in self._terms().lanes:
+                self._stays = f"it can't travel to a process ({_first_line(result.fatal)})"
+                self._here(result.batch, sorted(left))
+                return
             with self._lock:
                 self._out.pop(result.batch, None)
             deliver(result)
             return
         positions = list(range(len(result.values)) if result.positions is None else result.positions)
         self._unwrap(result, positions)
+        self._note_deaths(result)
         stuck = self._stuck(result, positions)
         if stuck:
             self._here(result.batch, [positions[at] for at in stuck])
@@ -217,15 +221,21 @@ class Sampling:
             result.seconds = max(sum(each), 1e-7 * len(each))
             result.each = each if result.each is not None else None
 
+    def _note_deaths(self, result: Result) -> None:
+        """After a death only processes will do. Where the choice was made before it, the item must not come back."""
+        for failure in (result.errors or {}).values():
+            if failure.kind == "died":
+                self._died = True
+                if self._chosen not in ("", "process"):
+                    failure.kind = "error"  # run once more, it would end the caller's own process
+
     def _stuck(self, result: Result, positions: list[int]) -> list[int]:
         """Indices of values whose input or result couldn't travel, where a thread can do it instead."""
         if self._stays or not result.errors or "thread" not in self._terms().lanes:
             return []
         stuck = [at for at, failure in result.errors.items() if isinstance(failure.error, NotPicklable)]
         if stuck and len(stuck) <= len(positions):
-            error = result.errors[stuck[0]].error
-            what = getattr(error, "what", "value")
-            self._stays = f"its {what} can't be pickled, so it can't come from or go to a process"
+            self._stays = f"its {getattr(result.errors[stuck[0]].error, 'what', 'value')} can't travel to a process"
         return sorted(stuck)
 
     def _here(self, batch: Batch, positions: list[int]) -> None:
@@ -270,6 +280,7 @@ class Sampling:
             done = not self._out
         if done:  # before the choice is put to work: its first process can then be the sampler's
             self._close_samplers(0.0)
+        self._chosen = advice.lane
         self._adopt(advice)
         self._kept.clear()
 
@@ -277,6 +288,10 @@ class Sampling:
         terms = self._terms()
         remaining = None if terms.remaining is None else max(0, terms.remaining - self._started)
         terms = dataclasses.replace(terms, remaining=remaining, warm=self._warm, stays=self._stays)
+        if self._died:
+            return Advice(
+                "process", terms.workers or terms.cpus, "a call ended its process, which threads would not survive"
+            )
         if not costs:
             lane = "process" if self._warm and not self._stays else "thread" if "thread" in terms.lanes else "inline"
             return Advice(lane, terms.workers or 0, f"its first {self._failed} calls failed, nothing could be measured")
@@ -299,9 +314,8 @@ class Sampling:
             return "", None
         try:
             return "", shipping([item for item, _ in self._kept], [value for _, value in self._kept])[0]
-        except Exception as error:
-            what = getattr(error, "__notes__", ["value"])[-1]
-            return f"its {what} can't be pickled ({_first_line(error)}), so it can't travel to a process", None
+        except NotPicklable as error:
+            return f"its {error.what} can't travel to a process", None
 
     def _fail(self, error: Exception) -> None:
         with self._lock:
