@@ -138,6 +138,7 @@ class Router:
             self._deaths[number] = deaths = self._deaths.get(number, 0) + 1
             if deaths < DEATHS:
                 self._record_try(node, chunk, failure)
+                chunk.attempt += 1
                 chunk.careful = True
                 node.again(chunk)
                 return
@@ -147,7 +148,8 @@ class Router:
         elif kind == "timeout":
             node.report.timeouts += 1
         _annotate(error, number, chunk.inputs[0], node, chunk.attempt)
-        wait = node.retry.wait(error, chunk.attempt) if kind != "died" and self.retrying else None
+        counted = chunk.attempt - self._deaths.get(number, 0)
+        wait = node.retry.wait(error, counted) if kind != "died" and self.retrying else None
         if wait is not None:
             node.report.retried += 1
             self._record_try(node, chunk, failure)

@@ -88,22 +88,23 @@ class JsonLines:
         if lines:
             out.write(lines)
 
-    def close(self, complete: bool = True) -> None:  # noqa: ARG002 - part of what every sink has
+    def close(self, complete: bool = True) -> None:
         """Write what is left, bring it to the disk, end. Idempotent.
 
-        What an earlier run has written beyond this run's outcomes goes, unless this one came to none: it may have been
-        refused because another process is writing this very file. complete changes nothing: an incomplete file is a
-        beginning of the complete one.
+        What an earlier run has written beyond this run's outcomes goes, so an incomplete file is a beginning of the
+        complete one. Unless the run was incomplete and came to no outcome at all: it may have been refused because
+        another process is writing this very file.
         """
         out, dead = self._out, self._dead
         self._out = self._dead = None
+        cut = complete or self._used or not self._resume
         try:
             if out is not None:
-                out.close(cut=self._used)
+                out.close(cut=cut)
         finally:
             if dead is not None:
-                dead.close(cut=self._used)
-                if not self.failed and (self._used or not self._resume):
+                dead.close(cut=cut)
+                if cut and not self.failed and dead.regular:  # never a device: root could unlink /dev/null
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(dead.path)
 
@@ -122,28 +123,20 @@ class _File:
     def __init__(self, path: str, *, resume: bool) -> None:
         self.path = path
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # A pipe is opened to write only: if we could read from it too, nothing would tell that its reader is gone.
+            pipe = os.path.exists(path) and not os.path.isfile(path)
+            self._fd = os.open(path, (os.O_WRONLY if pipe else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            self._fd = self._open_plain(path, error)
+            raise UsageError(f"the output {path} can't be written: {error.strerror}") from error
         kind = os.fstat(self._fd)
-        self._regular = stat.S_ISREG(kind.st_mode)
-        self._comparing = self._regular and resume and kind.st_size > 0
-        if self._regular and not resume:
+        self.regular = stat.S_ISREG(kind.st_mode)
+        self._comparing = self.regular and resume and kind.st_size > 0
+        if self.regular and not resume:
             os.ftruncate(self._fd, 0)
         self._at = 0
         self._lines: list[str] = []
         self._size = 0
         self._since = SYSTEM.now()
-
-    @staticmethod
-    def _open_plain(path: str, error: OSError) -> int:
-        """A pipe or a device that can't be read as well."""
-        try:
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        except OSError:
-            pass
-        raise UsageError(f"the output {path} can't be written: {error.strerror}") from error
 
     def write(self, lines: list[str]) -> None:
         self._lines += lines
@@ -167,7 +160,7 @@ class _File:
             os.ftruncate(self._fd, self._at)
         view = memoryview(data)
         while view:
-            count = os.pwrite(self._fd, view, self._at) if self._regular else os.write(self._fd, view)
+            count = os.pwrite(self._fd, view, self._at) if self.regular else os.write(self._fd, view)
             self._at += count
             view = view[count:]
         self._since = SYSTEM.now()
@@ -177,7 +170,7 @@ class _File:
             self._flush()
             if self._comparing and cut:
                 os.ftruncate(self._fd, self._at)
-            if self._regular:
+            if self.regular:
                 os.fsync(self._fd)
         finally:
             os.close(self._fd)
