@@ -179,9 +179,9 @@ class Journal:
 
     def __del__(self) -> None:
         if getattr(self, "_shelf", None) is not None:
-            warnings.warn(f"the journal {self.path} was never closed", ResourceWarning, source=self, stacklevel=2)
             with contextlib.suppress(JournalError):
                 self.close()
+            warnings.warn(f"the journal {self.path} was never closed", ResourceWarning, source=self, stacklevel=2)
 
     def _open_shelf(self) -> Shelf:
         if self._shelf is None:
