@@ -115,8 +115,8 @@ FIRST.goal(
     "multiprocessing.Pool, forkserver",
     "concurrent.futures, forkserver",
 )
-NEXT.goal("at most that of multiprocessing.Pool with fork", "duodao.map", 1.0, "multiprocessing.Pool, fork")
-LARGE.goal("at most that of multiprocessing.Pool with fork", "duodao.map", 1.0, "multiprocessing.Pool, fork")
+NEXT.goal("at most that of multiprocessing.Pool with fork", "duodao.map", 1.0, "=multiprocessing.Pool, fork")
+LARGE.goal("at most that of multiprocessing.Pool with fork", "duodao.map", 1.0, "=multiprocessing.Pool, fork")
 
 IMPORT = scenario("import_time", "Import time, by -X importtime", "ms", 1, up=False,
                   about="The sum over all modules that the statement loads.")  # fmt: skip

@@ -159,6 +159,10 @@ def thread_streamable(bench: Bench) -> None:
     idle(bench, lambda: list(stream(slow_source()).map(pause, concurrency=4)))
 
 
+for each_idle in (PROCESSES, THREADS):
+    each_idle.row("nothing runs", limit=True, note="what this measurement itself costs")(
+        lambda bench: idle(bench, lambda: pause(SECONDS))
+    )
 PROCESSES.goal("0: less than 1 ms a second", "duodao.map", 1.0, fixed=True)
 THREADS.goal("0: less than 1 ms a second", "duodao.map", 1.0, fixed=True)
 
@@ -195,6 +199,42 @@ def ours_frames(lane: str) -> Callable[[Bench], None]:
     return row
 
 
-LOOPS: tuple[str, ...] = ()
-for each in ("inline", "thread", "process"):
+LOOPS = ("thread.py:_serve", "worker.py:serve", "engine.py:_turn")
+"""The loops of ours that take work: of a thread, of a process, and of a run whose calls happen inline."""
+for each in ("thread", "process", "inline"):
     FRAMES.row(f"duodao.map, lane={each!r}", ours=True)(ours_frames(each))
+
+
+@FRAMES.row("concurrent.futures, threads")
+def frames_futures(bench: Bench) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as made:
+        count(bench, lambda: list(made.map(frames, range(20))), package="futures", loops=("thread.py:_worker",))
+
+
+@FRAMES.row("multiprocessing.Pool.map")
+def frames_pool(bench: Bench) -> None:
+    from multiprocessing import Pool
+
+    with Pool(2) as made:
+        count(bench, lambda: made.map(frames, range(20)), package="multiprocessing", loops=("pool.py:worker",))
+
+
+@FRAMES.row("mpire")
+def frames_mpire(bench: Bench) -> None:
+    from mpire import WorkerPool
+
+    with WorkerPool(2) as made:
+        count(bench, lambda: made.map(frames, range(20)), package="mpire", loops=("worker.py:run",))
+
+
+@FRAMES.row("pypeln.thread")
+def frames_pypeln(bench: Bench) -> None:
+    from pypeln import thread
+
+    count(bench, lambda: list(thread.map(frames, range(20))), package="pypeln", loops=("worker.py:__call__",))
+
+
+FRAMES.goal("at most 2 on threads", "duodao.map, lane='thread'", 2, fixed=True)
+FRAMES.goal("at most 2 on processes", "duodao.map, lane='process'", 2, fixed=True)
