@@ -58,6 +58,7 @@ class Coroutines:
         self._lock = threading.Lock()
         self._closed = False
         self._stopping = threading.Event()
+        self._ended = threading.Event()
         self._arrived: deque[Flight] = deque()  # by any thread
         self._asked = False
         # From here on: touched by the loop's thread only.
@@ -105,7 +106,7 @@ class Coroutines:
     def close(self, grace: float) -> None:
         """Cancel every call, give them `grace` seconds to end, close the resources, end the loop's own thread.
 
-        On a given loop, called from that loop, it can't wait: the loop finishes what it began, and `aclose` waits for it.
+        On a given loop, called from that loop, it can't wait: the loop ends what it began, and `aclose` waits for it.
         """
         with self._lock:
             first, self._closed = not self._closed, True
@@ -116,8 +117,10 @@ class Coroutines:
         if asyncio._get_running_loop() is self._loop or self._loop.is_closed():
             return
         # A loop that is held by a blocking call can't be stopped: its thread is a daemon and ends when the call does.
-        if self._stopping.wait(max(grace, FLOOR)) and self._own is not None:
-            self._own.join(3 * max(grace, FLOOR) + STUBBORN)
+        if self._stopping.wait(max(grace, FLOOR)):
+            self._ended.wait(3 * max(grace, FLOOR) + STUBBORN)
+            if self._own is not None:
+                self._own.join(FLOOR)
         self._complain()
 
     async def aclose(self, grace: float) -> None:
@@ -350,21 +353,25 @@ class Coroutines:
 
     async def _finish(self, grace: float) -> None:
         loop = asyncio.get_running_loop()
-        if self._timer is not None:
-            self._timer.cancel()
-        await self._settle(grace)
-        if self._keeper is not None:
-            if self._call is None:  # it is still opening
-                self._keeper.cancel()
-            elif self._release is not None and not self._release.done():
-                self._release.set_result(None)
-            await asyncio.wait([self._keeper], timeout=grace + STUBBORN)
-        self._flush()
-        if self._own is not None:
-            await _end([task for task in asyncio.all_tasks() if task is not asyncio.current_task()], grace)
-            rest = [loop.create_task(loop.shutdown_asyncgens()), loop.create_task(loop.shutdown_default_executor())]
-            await asyncio.wait(rest, timeout=grace)
-            loop.stop()
+        try:
+            if self._timer is not None:
+                self._timer.cancel()
+            await self._settle(grace)
+            if self._keeper is not None:
+                if self._call is None:  # it is still opening
+                    self._keeper.cancel()
+                elif self._release is not None and not self._release.done():
+                    self._release.set_result(None)
+                await asyncio.wait([self._keeper], timeout=grace + STUBBORN)
+            self._flush()
+            if self._own is not None:
+                await _end([task for task in asyncio.all_tasks() if task is not asyncio.current_task()], grace)
+                rest = [loop.create_task(loop.shutdown_asyncgens()), loop.create_task(loop.shutdown_default_executor())]
+                await asyncio.wait(rest, timeout=grace)
+        finally:
+            if self._own is not None:
+                loop.stop()
+            self._ended.set()
 
 
 async def _end(tasks: list[asyncio.Task[None]], grace: float) -> None:

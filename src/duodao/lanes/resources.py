@@ -1,7 +1,7 @@
 """Opening and closing what `setup=` names: once per worker, or once per event loop.
 
 A factory is called without arguments. What it returns is entered when it is a context manager (async ones on the
-coroutine lane only), and passed as it is when it is not one (a model that was loaded). On a loop it may be async itself.
+coroutine lane only), and passed as it is when it is not one (a model that was loaded). On a loop it may be async.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Random state that depends on the run's seed and the input alone: the same on every lane, in any order, in retries too.
+"""Random state that depends on the run's seed and the input alone: the same on every lane, in any order and retry.
 
 Rejected: one generator per worker, or SeedSequence.spawn per batch: results would then depend on which worker or batch
 got the input.

@@ -1,8 +1,9 @@
 """A batch on the thread lane, and how several threads share it.
 
 Two forms. **Quick** (64 items or more: each is expected to take microseconds): one thread runs `source`, a plain list
-iterator, with no clock and no bookkeeping per item. **Shared**: threads pull (position, item) pairs from `feed` and time
-each call. The watchdog turns a quick run that is 20 ms old into a shared one: it empties `source` under its owner's feet.
+iterator, with no clock and no bookkeeping per item. **Shared**: threads pull (position, item) pairs from `feed` and
+time each call. The watchdog turns a quick run that is 20 ms old into a shared one: it empties `source` under its
+owner's feet.
 
 That rests on `next()` of a list iterator being atomic, which the GIL grants. A build without the GIL has no quick form,
 and its feed takes a lock (`Guarded`).
@@ -48,8 +49,8 @@ def shareable(items: list[Any]) -> Iterator[Any]:
 
 
 class Run:
-    """A batch that is being run. Threads pull from `source` and `feed`, and append to `out`, `errors` and `done`, as they
-    go; the rest is written under the lane's lock.
+    """A batch that is being run. Threads pull from `source` and `feed`, and append to `out`, `errors` and `done`, as
+    they go; the rest is written under the lane's lock.
 
     out, errors: outcomes of the quick form, in order; `taken` of them have been delivered. done: outcomes of the shared
     form that wait for delivery, as (position, value, failure, seconds). inside: threads that are in it. armed: the

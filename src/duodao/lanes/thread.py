@@ -2,8 +2,8 @@
 
 One lock, taken a few times per batch and never per item. An idle thread blocks on a C SimpleQueue, into which only as
 many runs are put as threads are idle; the others wait in `_ready`. The watchdog is one more thread: it waits for the
-earliest deadline, or without end while nothing runs, and never polls. Its deadlines: 20 ms after a batch began (what has
-ended goes out, what has not begun is offered to other threads), and the calls' time-outs.
+earliest deadline, or without end while nothing runs, and never polls. Its deadlines: 20 ms after a batch began (what
+has ended goes out, what has not begun is offered to other threads), and the calls' time-outs.
 """
 
 from __future__ import annotations
