@@ -88,6 +88,7 @@ class Node:
         self.out = 0
         self.per: float | None = None
         self.cap = 1
+        self.deaths: dict[int, int] = {}
         self.paused_until = 0.0
         self.token_at = 0.0
         self.report = StageReport(stage.work.name, lane.name, lane.workers)

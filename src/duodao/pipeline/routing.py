@@ -30,7 +30,6 @@ class Router:
         self.retrying = True
         self.nodes = [part for part in parts if isinstance(part, Node)]
         self.gatherers = [part for part in parts if isinstance(part, Gatherer)]
-        self._deaths: dict[int, int] = {}
 
     def landed(self, result: Result) -> None:
         """Take in one delivery of a lane. Raises what ends the run."""
@@ -48,6 +47,9 @@ class Router:
                 ids, inputs = [ids[at] for at in positions], [inputs[at] for at in positions]
         node.landed(batch, len(values), result.seconds)
         now = self.clock.now()
+        if node.deaths and not result.errors:
+            for number in ids:
+                node.deaths.pop(number, None)
         if result.errors:
             ids, values, inputs = self._sort_out(node, batch, result, ids, inputs, now)
         if not values:  # an empty delivery of `auto`: it has chosen, and has room while its sample still runs
@@ -135,7 +137,7 @@ class Router:
         node.report.failed += 1
         if kind == "died":
             node.report.deaths += 1
-            self._deaths[number] = deaths = self._deaths.get(number, 0) + 1
+            node.deaths[number] = deaths = node.deaths.get(number, 0) + 1
             if deaths < DEATHS:
                 self._record_try(node, chunk, failure)
                 chunk.attempt += 1
@@ -148,7 +150,7 @@ class Router:
         elif kind == "timeout":
             node.report.timeouts += 1
         _annotate(error, number, chunk.inputs[0], node, chunk.attempt)
-        counted = chunk.attempt - self._deaths.get(number, 0)
+        counted = chunk.attempt - node.deaths.get(number, 0)
         wait = node.retry.wait(error, counted) if kind != "died" and self.retrying else None
         if wait is not None:
             node.report.retried += 1
@@ -160,7 +162,7 @@ class Router:
             return
         if chunk.attempt > 1 or number in self.ledger.tries:
             self._record_try(node, chunk, failure)
-        self._deaths.pop(number, None)
+        node.deaths.pop(number, None)
         self.leave(node, number, now)
         self.fail(node, number, chunk.inputs[0], error, attempt=chunk.attempt, seconds=failure.seconds)
 
