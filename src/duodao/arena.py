@@ -19,12 +19,17 @@ Invariants:
 from __future__ import annotations
 
 import bisect
+import contextlib
 import fcntl
 import mmap
 import os
 import tempfile
 import threading
 from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SLOT = 64
 """Bytes of one worker's progress slot: a cache line, so that no two workers write to the same one."""
@@ -279,12 +284,26 @@ def _make() -> Arena:
     while True:
         try:
             os.ftruncate(fd, size)
-            return Arena(fd, size)
+            with _low_numbers_taken():
+                return Arena(fd, size)
         except (OSError, OverflowError, ValueError):  # limits on address space or on file sizes
             size //= 2
             if size < _SMALLEST:
                 os.close(fd)
                 raise
+
+
+@contextlib.contextmanager
+def _low_numbers_taken() -> Iterator[None]:
+    """mmap keeps a descriptor of its own; where stdout is closed, what a C library prints would end up in the arena."""
+    taken: list[int] = []
+    try:
+        while not taken or taken[-1] < 2:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
 
 
 def _sparse_file() -> int:

@@ -2,9 +2,9 @@
 
 Each child is an interpreter of its own, started with subprocess, with a thread in it that reads the lifeline and kills
 the child's process group at its end; for a program, the interpreter stays as its parent. A thread of ours waits for
-each child. What is lost against `link.py`: a child whose C code holds the GIL outlives a killed supervisor until it lets go;
-one that called setsid outlives it; a start takes some 50 ms. No fork: on macOS, a fork of a program that has used a
-system framework is not safe.
+each child. What is lost against `link.py`: a child whose C code holds the GIL outlives a killed supervisor until that
+ends; one that called setsid outlives it; a start takes some 50 ms. No fork: on macOS, a fork of a program that has used
+a system framework is not safe.
 """
 
 from __future__ import annotations

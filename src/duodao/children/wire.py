@@ -47,7 +47,7 @@ def decode(body: bytes) -> Message:
 def send(sock: socket.socket, body: bytes, fds: Sequence[int] = (), *, number: int = 0, flags: int = 0) -> None:
     """Send one message with copies of `fds`. `number` is what the receiver can say of it when it can't take it whole.
 
-    BlockingIOError only with MSG_DONTWAIT in `flags`, BrokenPipeError when nobody is there.
+    BlockingIOError only with MSG_DONTWAIT in `flags`; BrokenPipeError or ConnectionResetError when nobody is there.
     """
     if len(body) <= _PACKET:
         _send(sock, _HEAD.pack(False, len(fds), number) + body, fds, flags)
