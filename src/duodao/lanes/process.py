@@ -26,7 +26,7 @@ from time import monotonic
 from typing import Any
 
 from duodao import arena
-from duodao.errors import Broken, DuodaoError, NotPicklable
+from duodao.errors import Broken, Closed, DuodaoError, NotPicklable
 from duodao.lanes import payload, verdict, wire
 from duodao.lanes.base import Batch, Deliver, Result, Work
 from duodao.lanes.fleet import FLEET
@@ -73,6 +73,8 @@ class Processes:
 
     def start(self, batch: Batch, deliver: Deliver) -> None:
         """Hand a batch to the least loaded worker. Never blocks."""
+        if self._closing is not None:
+            raise Closed("the process lane is closed; it starts nothing more")
         if self._fatal is None and self._launch is None:
             try:
                 self._launch = Launch(self._work, self.workers)
