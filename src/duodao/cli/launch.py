@@ -213,13 +213,13 @@ def _tell(report: Report, sink: JsonLines, failed: str | None, journal: str | No
         _say(f"{wording.count(more)} more failed; {where}" if more else where)
     if sink.unfit:
         kept = f"; they are in {failed}" if failed else ""
-        _say(f"JSON can't hold {wording.count(sink.unfit)} of the results{kept}")
+        _say(f"JSON can't hold {wording.many(sink.unfit, 'result')}{kept}")
     if report.dropped:
-        _say(f"{wording.count(report.dropped)} inputs of the journal are gone: their results were dropped")
+        _say(f"{wording.many(report.dropped)} of the journal gone, their results dropped")
     if report.stopped:
         left = f", {wording.count(report.unstarted)} that were read have not been started" if report.unstarted else ""
         again = f"; `duodao resume {journal}` goes on" if journal else ""
-        _say(f"{report.stopped}; {wording.count(report.succeeded)} inputs succeeded{left}{again}")
+        _say(f"{report.stopped}; {wording.many(report.succeeded)} succeeded{left}{again}")
 
 
 def _failure(outcome: Outcome[Any]) -> str:

@@ -99,7 +99,7 @@ def _read(name: str) -> Iterator[Any]:
 
 
 def _lines(name: str) -> Iterator[str]:
-    with open(name, "rb") as stream:
+    with open(name, "rb", buffering=0) as stream:  # unbuffered: what comes through a FIFO is an item at once
         for number, line in enumerate(pieces(stream, b"\n")):
             yield os.fsdecode(line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line)
 

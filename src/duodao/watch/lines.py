@@ -38,7 +38,7 @@ class Lines:
             for line in wording.summary(snapshot):
                 self._say(line)
         elif self._next is None:
-            known = "" if snapshot.total is None else f" {wording.count(snapshot.total)} inputs"
+            known = "" if snapshot.total is None else f" {wording.many(snapshot.total)}"
             self._say(f"started{known}: {' -> '.join(wording.clean(stage.name) for stage in snapshot.stages)}")
             self._next = snapshot.seconds + EVERY
         elif snapshot.seconds >= self._next:

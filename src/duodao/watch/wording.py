@@ -23,6 +23,11 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def many(number: int, noun: str = "input") -> str:
+    """A number with its noun: "1 input", "1,532 inputs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as people read them: "0.42 s", "7.1 s", "3:05", "1:02:03"."""
     if seconds < 1:
