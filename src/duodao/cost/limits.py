@@ -26,7 +26,7 @@ def cpus(root: str = "/") -> int:
 
 
 def memory(root: str = "/") -> int | None:
-    """Bytes this process may use: the smallest of the control groups' limits and the machine's memory; None: unknown."""
+    """Bytes this process may use: the smallest of the control groups' limits and the machine's memory, or None."""
     bounds = [limit for limit in _memory_limits(root) if limit < UNLIMITED]
     total = _meminfo(root)
     if total is not None:

@@ -1,4 +1,4 @@
-"""What the kernel tells of a process or thread, ours or another's: state, CPU clock, switches, memory. Needs no privilege.
+"""What the kernel tells of a process or thread, ours or another's: state, CPU clock, switches, memory. No privilege.
 
 `root` is the directory that holds proc/; tests give a made-up one. A process that is gone raises ProcessLookupError.
 """
@@ -73,7 +73,7 @@ def rss(pid: int, root: str = "/") -> int:
 
 
 def switches(pid: int, tid: int | None = None, root: str = "/") -> tuple[int, int]:
-    """(voluntary, involuntary) context switches of a thread: it waited for something; its slice was used up. Source: M2."""
+    """(voluntary, involuntary) context switches of a thread: it waited; its slice was used up. Source: M2."""
     found = {"voluntary_ctxt_switches": 0, "nonvoluntary_ctxt_switches": 0}
     for line in _read(f"{root.rstrip('/')}/proc/{pid}/task/{pid if tid is None else tid}/status").splitlines():
         name, _, value = line.partition(":")

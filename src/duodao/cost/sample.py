@@ -1,10 +1,10 @@
 """What one call costs: wall time, CPU, switches, waiting for a core, and for how long it held the GIL.
 
 `Metered(function)` is the function with a meter around it; it pickles, so a call is measured where it runs. What a call
-that still runs has cost so far stands on a `Board` of 64 bytes that the measuring process shares with the one that asks.
+that still runs has cost so far stands on a `Board`: 64 bytes that the measuring process shares with the one that asks.
 
-The GIL probe: a second thread that asks for the GIL when the call begins and again at every tick, and adds up how late it
-gets it. Only what is late beyond a thread's usual waking and its own waiting for a core counts.
+The GIL probe: a second thread that asks for the GIL when the call begins and again at every tick, and adds up how late
+it gets it. Only what is late beyond a thread's usual waking and its own waiting for a core counts.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Sampled:
 
 
 class Board:
-    """64 bytes on which a meter writes what the call in it has cost so far. offset: in the arena; None: this process only."""
+    """64 bytes where a meter writes what the call in it has cost so far. offset: in the arena; None: in this process."""
 
     def __init__(self, offset: int | None = None) -> None:
         self.offset = offset
@@ -69,7 +69,7 @@ class Board:
 
     @classmethod
     def shared(cls) -> Board:
-        """A board that workers see too; `release` it. Without room in the arena it is one that only this process sees."""
+        """A board that workers see too; `release` it. Without room in the arena only this process sees it."""
         with _taking:
             if _free:
                 return cls(_free.pop())

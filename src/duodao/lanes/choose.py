@@ -1,14 +1,17 @@
-"""Which lane: the one place that maps a name to its lane and default width, and `auto`, which measures before it chooses.
+"""The one place that maps a name to its lane and default width; and `auto`, which measures before it chooses.
 
 Once `auto` has chosen, nothing of it is left in the way of a batch: `start` is then the chosen lane's own.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
 import os
 import sys
 from contextvars import copy_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from duodao.cost import limits
 from duodao.errors import Closed, UsageError
@@ -16,8 +19,9 @@ from duodao.lanes.base import LANES, Batch, Deliver, Lane, Work
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable, Iterable, Mapping
 
-    from duodao.cost.advise import Advice, Terms
+    from duodao.cost.advise import Advice, Profile, Terms
     from duodao.lanes.sampling import Sampling
 
 
@@ -28,7 +32,7 @@ def nested() -> bool:
 
 
 def default_workers(lane: str, inside: bool | None = None) -> int:
-    """How many calls a lane has in flight when `workers=` doesn't say. inside: in a worker of ours; None asks `nested()`.
+    """How many calls a lane has in flight when `workers=` doesn't say. inside: a worker of ours; None asks `nested()`.
 
     | lane      | at the top          | inside              | because                                            |
     |-----------|---------------------|---------------------|----------------------------------------------------|
@@ -37,7 +41,7 @@ def default_workers(lane: str, inside: bool | None = None) -> int:
     | thread    | min(64, 8 x cpus()) | 8                   | for calls that wait: 8 fill a core at 12 % CPU     |
     | coroutine | 1000                | 1000/cpus(), min 10 | under the usual limit of 1024 descriptors          |
 
-    `auto` takes the width of the lane it chooses, up to 64 threads where calls wait nearly all of their time. Source: M30.
+    `auto` takes the width of the lane it chooses, up to 64 threads where calls wait most of their time. Source: M30.
     """
     cpus = limits.cpus()
     top, within = {
@@ -85,6 +89,59 @@ def _fixed(name: str, work: Work, workers: int, loop: asyncio.AbstractEventLoop 
     from duodao.lanes.coroutine import Coroutines
 
     return Coroutines(work, workers, loop=loop)
+
+
+def terms(work: Work, workers: int | None = None, remaining: int | None = None) -> Terms:
+    """What there is to choose from for this work."""
+    from duodao.cost.advise import Terms
+
+    lanes = {"inline", "thread", "process"}
+    if work.timeout is not None:
+        lanes.discard("inline")
+    if work.seed is not None and not work.wants_rng:
+        lanes.discard("thread")  # threads share one random state
+    return Terms(
+        cpus=default_workers("process"),
+        gil=bool(getattr(sys, "_is_gil_enabled", lambda: True)()),
+        threads=default_workers("thread"),
+        workers=workers,
+        remaining=remaining,
+        lanes=frozenset(lanes),
+    )
+
+
+def measure(
+    function: Callable[..., Any],
+    sample: Iterable[Any],
+    *,
+    star: bool = False,
+    common: Mapping[str, Any] | None = None,
+    setup: Mapping[str, Callable[[], Any]] | None = None,
+    seconds: float = 2.0,
+) -> Profile:
+    """What a call of `function` costs, what two threads and two processes gain, and which lane that advises.
+
+    sample: inputs, the first 100 are used, over and over. star, common, setup: as for `map`. seconds: to spend, over 0;
+    a single call may take longer. The function is called many times, in threads of this process and, where it can
+    travel, in others. Returns a Profile; `print` it. Raises UsageError for an empty sample or no function, and what a
+    call raises. Source: M2, M3, M19.
+    """
+    from duodao.lanes.trial import trial
+
+    if not callable(function):
+        raise UsageError(f"a function is needed, not {function!r}")
+    if not seconds > 0:
+        raise UsageError(f"seconds={seconds!r}: a number over 0 is needed")
+    items = list(itertools.islice(sample, 100))
+    if not items:
+        raise UsageError("the sample is empty: measuring needs at least one input")
+    inner: Any = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    is_async = any(map(inspect.iscoroutinefunction, (inner, getattr(inner, "__call__", None))))  # noqa: B004
+    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
+    work = Work(function, name, star, dict(common or {}), dict(setup or {}), is_async=is_async)
+    return trial(work, items, _fixed, terms(work), seconds)
 
 
 class Auto:
@@ -145,25 +202,7 @@ class Auto:
         def adopt(advice: Advice) -> None:
             self._become(advice.lane, advice.workers, advice.why)
 
-        return Sampling(self._work, first, sampler, self._terms, adopt)
-
-    def _terms(self) -> Terms:
-        from duodao.cost.advise import Terms
-
-        work = self._work
-        lanes = {"inline", "thread", "process"}
-        if work.timeout is not None:
-            lanes.discard("inline")
-        if work.seed is not None and not work.wants_rng:
-            lanes.discard("thread")  # threads share one random state
-        return Terms(
-            cpus=default_workers("process"),
-            gil=bool(getattr(sys, "_is_gil_enabled", lambda: True)()),
-            threads=default_workers("thread"),
-            workers=self._asked,
-            remaining=self.expected,
-            lanes=frozenset(lanes),
-        )
+        return Sampling(self._work, first, sampler, lambda: terms(self._work, self._asked, self.expected), adopt)
 
     def _become(self, lane: str, workers: int | None, why: str) -> None:
         inner = self._context.copy().run(_fixed, lane, self._work, workers or default_workers(lane), self._loop)

@@ -25,9 +25,8 @@ from duodao.cost.advise import LIMIT, Advice, Terms, advise, enough, figures
 from duodao.cost.sample import Board, Cost, Metered, Sampled
 from duodao.cost.trust import trusted
 from duodao.errors import NotPicklable
-from duodao.lanes import payload, wire
 from duodao.lanes.base import Batch, Deliver, Failure, Lane, Result, Work
-from duodao.lanes.shipping import ROUNDS, shipping
+from duodao.lanes.shipping import ROUNDS, first_line, shipping, unsendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,20 +112,10 @@ class Sampling:
                 return "thread"
         elif "inline" in lanes and "process" not in lanes:
             return "inline"
-        self._stays = self._unsendable()
+        self._stays = unsendable(self._work)
         if not self._stays and "process" in lanes:
             return "process"
         return "thread" if "thread" in lanes else "inline"
-
-    def _unsendable(self) -> str:
-        """Why the work can't travel to a process, or ""."""
-        work = self._work
-        try:
-            wire.dumps((work.function, work.setup))
-            payload.pack(list(work.common.values()))  # their large buffers are looked at, not copied
-        except wire.Raised as error:
-            return f"{work.name} and what it uses can't travel to a process ({_first_line(error)})"
-        return ""
 
     def _open(self, lane: str) -> Lane:
         board = Board.shared() if lane == "process" else Board()
@@ -172,7 +161,7 @@ class Sampling:
         deliver, _, left = entry
         if result.fatal is not None:
             if isinstance(result.fatal, NotPicklable) and not self._stays and "thread" in self._terms().lanes:
-                self._stays = f"it can't travel to a process ({_first_line(result.fatal)})"
+                self._stays = f"it can't travel to a process ({first_line(result.fatal)})"
                 self._here(result.batch, sorted(left))
                 return
             with self._lock:
@@ -307,7 +296,7 @@ class Sampling:
     def _shipping(self) -> tuple[str, float | None]:
         """(why nothing can travel or "", seconds per item it takes)."""
         if not self._warm:
-            stays = self._unsendable()
+            stays = unsendable(self._work)
             if stays:
                 return stays, None
         if not self._kept:
@@ -348,7 +337,3 @@ def _without(result: Result, positions: list[int], dropped: list[int]) -> Result
         each=None if result.each is None else [result.each[at] for at in keep],
         notices=result.notices,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,14 +11,31 @@ from duodao.lanes import payload, wire
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duodao.lanes.base import Work
+
 COPY = 4e9
 """Bytes per second at which a large buffer, which travels beside the pickle, is copied."""
 ROUNDS = 32
 """Values that are tried at most."""
 
 
+def unsendable(work: Work) -> str:
+    """Why a function with its setup and common values can't travel to another process, or ""."""
+    try:
+        wire.dumps((work.function, work.setup))
+        payload.pack(list(work.common.values()))  # large buffers in them are looked at, not copied
+    except wire.Raised as error:
+        return f"{work.name} and what it uses can't travel to a process ({first_line(error)})"
+    return ""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's text, short enough to stand in a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def shipping(items: Sequence[Any], values: Sequence[Any]) -> tuple[float, int]:
-    """(seconds, bytes) per item for an input and its result, there and back. Raises NotPicklable when one can't travel."""
+    """(seconds, bytes) per item for an input and its result, there and back. NotPicklable if one can't travel."""
     seconds, size = 0.0, 0
     for what, some in (("input", list(items[:ROUNDS])), ("result", list(values[:ROUNDS]))):
         if not some:
