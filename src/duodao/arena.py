@@ -23,7 +23,6 @@ import contextlib
 import fcntl
 import mmap
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -310,6 +309,8 @@ def _sparse_file() -> int:
     if hasattr(os, "memfd_create"):
         low = os.memfd_create("duodao-arena")
     else:  # macOS: an unlinked file
+        import tempfile
+
         with tempfile.TemporaryFile(prefix="duodao-arena-") as file:
             low = os.dup(file.fileno())
     try:

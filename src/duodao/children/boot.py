@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import sys
 
-from duodao.children.newborn import GUARD_BLOCKS
 from duodao.children.reap import MARKER
-from duodao.children.zygote import ARENA_FD, SOCKET_FD
 from duodao.errors import GuardDied
 
+SOCKET_FD = 3
+ARENA_FD = 4
+"""The guard's end of the socket and the arena, in the guard."""
+GUARD_BLOCKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that reach a whole terminal or service: what they mean is the supervisor's to decide, the guard serves it."""
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from duodao.children import zygote; zygote.main()"
 _LIFTED_FD = 10  # above the numbers descriptors get in the guard, so that moving one there never overwrites another
 _X_OPTIONS = ("dev", "utf8", "frozen_modules", "no_debug_ranges", "int_max_str_digits", "warn_default_encoding", "gil")

@@ -137,7 +137,11 @@ def command(
             except Lost:
                 continue
             lifeline.close_private(report)
-            _raise_failure(told)
+            try:
+                _raise_failure(told)
+            except BaseException:  # an interrupt: nobody will hold the program
+                child.kill()
+                raise
             return child
         raise GuardDied(f"the guard process died {_TRIES} times as {argv[0]!r} was started. {keeper.broken}".rstrip())
     finally:

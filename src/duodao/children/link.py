@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import secrets
 import signal
 import socket
 import threading
@@ -41,7 +40,7 @@ class Link:
 
     def __init__(self, died: Callable[[Link], None]) -> None:
         """Start the process, without waiting for it. `died(self)` is called, once, when it can't be used any more."""
-        self.marker = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self.marker = f"{os.getpid()}-{os.urandom(8).hex()}"
         self.broken = ""
         self._died = died
         self._children: dict[int, Child] = {}

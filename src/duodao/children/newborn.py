@@ -18,9 +18,8 @@ from typing import Any, NoReturn
 
 from duodao import arena
 from duodao.children import lifeline, reap, wire
+from duodao.children.boot import GUARD_BLOCKS
 
-GUARD_BLOCKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""Signals that reach a whole terminal or service: what they mean is the supervisor's to decide, the guard serves it."""
 _PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 _LINE_FD = 10  # high enough that no program expects something else there
 _ARENA_FD = 11

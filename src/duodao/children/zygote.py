@@ -31,9 +31,8 @@ from typing import Any, NoReturn
 
 from duodao import arena
 from duodao.children import newborn, reap, wire
+from duodao.children.boot import ARENA_FD, SOCKET_FD
 
-SOCKET_FD = 3
-ARENA_FD = 4
 _PR_SET_CHILD_SUBREAPER = 36
 
 
