@@ -19,7 +19,7 @@ from itertools import count, repeat
 from time import perf_counter
 from typing import Any
 
-from duodao.errors import CallTimeout, Closed, SetupFailed
+from duodao.errors import CallExited, CallTimeout, Closed, SetupFailed
 from duodao.lanes.base import Batch, Deliver, Failure, Result, Work, bind
 from duodao.lanes.caught import caught
 from duodao.lanes.eventloop import LoopThread, post
@@ -279,7 +279,8 @@ class Coroutines:
     def _overran(self, failure: Failure | None) -> Failure:
         error = CallTimeout(f"{self._work.name} ran longer than its time-out of {self._work.timeout:g} s")
         # What the call raised on its way out, mostly the CancelledError: its traceback shows where the call was.
-        error.__cause__ = None if failure is None else failure.error
+        cause = None if failure is None else failure.error
+        error.__cause__ = cause.__cause__ if isinstance(cause, CallExited) else cause
         return Failure(error, "timeout")
 
     def _abandon(self, me: Hand) -> None:
