@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from duodao.channel.keys import SIZE
 
-_CACHE = 8 * 1024  # KiB
+_CACHE = 4 * 1024  # KiB
 _WIDE = 256
-_INSERT = "INSERT OR IGNORE INTO seen (half, at) VALUES (?,?)"
-_INSERT_WIDE = _INSERT + ",(?,?)" * (_WIDE - 1)
-# One statement for all widths up to _WIDE: what isn't used is NULL, which equals nothing.
+# Few statements of many rows, because sqlite3 gives the GIL up at each, and a thread lane full of running functions may
+# take 5 ms per thread to give it back. What is left of a statement is filled with its last row again, which is ignored,
+# or with NULL, which equals nothing.
+_ONE = "INSERT OR IGNORE INTO seen (half, at) VALUES (?,?)"
+_INSERT = {wide: _ONE + ",(?,?)" * (wide - 1) for wide in (1, 8, 32, 128, 512)}
 _FIND = f"SELECT key, row FROM known WHERE key IN ({','.join('?' * _WIDE)})"  # noqa: S608 - constants
 
 
@@ -54,13 +56,12 @@ class Seen:
         halves = [int.from_bytes(digest[:8], "big", signed=True) for digest in digests]
         total = 0
         flat = list(itertools.chain.from_iterable(zip(halves, itertools.count(first), strict=False)))
-        step = 2 * _WIDE
-        whole = len(flat) - len(flat) % step
-        for at in range(0, whole, step):
-            total += self._db.execute(_INSERT_WIDE, flat[at : at + step]).rowcount
-        if whole < len(flat):
-            rest = flat[whole:]
-            total += self._db.executemany(_INSERT, zip(rest[::2], rest[1::2], strict=True)).rowcount
+        widest = max(_INSERT)
+        for at in range(0, len(flat), 2 * widest):
+            part = flat[at : at + 2 * widest]
+            wide = next(width for width in _INSERT if 2 * width >= len(part))
+            part += part[-2:] * (wide - len(part) // 2)
+            total += self._db.execute(_INSERT[wide], part).rowcount
         if total == len(digests):
             return list(digests)
         return [self._again(half, first + at, digests[at]) for at, half in enumerate(halves)]

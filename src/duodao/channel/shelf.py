@@ -20,9 +20,15 @@ from duodao.channel.writer import Group, Writer, write
 from duodao.errors import NotPicklable
 from duodao.outcome import Outcome
 
+_INDEX = " (its index among the temporary files; SQLITE_TMPDIR says where)"
 _AT_ONCE = 256
 _BETWEEN = f"SELECT {COLUMNS} FROM item WHERE id BETWEEN ? AND ?"  # noqa: S608 - constants
 _AMONG = f"SELECT {COLUMNS} FROM item WHERE id IN ({','.join('?' * _AT_ONCE)})"  # noqa: S608 - constants
+
+
+def _keyless(number: int) -> bytes:
+    """In the place of a key: shorter than any, see seen.has_digest."""
+    return b"?%d" % number
 
 
 class Finished:
@@ -111,7 +117,7 @@ class Shelf:
         stale: list[int] = []
 
         def entries() -> Iterator[tuple[bytes, int]]:
-            for key, row in self._reader.execute("SELECT key, id FROM item"):
+            for key, row in self._reader.execute("SELECT key, id FROM item ORDER BY key"):  # appended, not scattered
                 if has_digest(key):
                     yield key, row
                 else:
@@ -124,12 +130,12 @@ class Shelf:
 
     def seen_keys(self, first: int, digests: Sequence[bytes]) -> list[bytes]:
         """The keys of the next inputs."""
-        with explained(self._path):
+        with explained(self._path + _INDEX):
             return self._seen.keys(first, digests)
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, int]:
         """Key -> row id of those the journal has."""
-        with explained(self._path):
+        with explained(self._path + _INDEX):
             return self._seen.find(keys)
 
     def finished(
@@ -164,7 +170,8 @@ class Shelf:
         base = self._base
         for outcome in outcomes:
             id = outcome.index
-            key, old = pending[id]
+            # One that was never admitted, a malformed line, has no key either.
+            key, old = pending.get(id) or (_keyless(id), None)
             try:
                 row = pack(outcome, key, base + id)
             except NotPicklable as error:
@@ -172,7 +179,7 @@ class Shelf:
                 continue
             rows.append(row)
             ids.append(id)
-            del pending[id]
+            pending.pop(id, None)
             if old is not None:
                 replaced.append(old)
             for member in joined.get(id, ()):
@@ -186,7 +193,7 @@ class Shelf:
 
     def unkeyed(self, outcomes: list[Outcome[Any]]) -> None:
         """Failures of inputs that can't be known again: kept for the reader, forgotten by the next run."""
-        rows = [pack(outcome, b"?%d" % outcome.index, self._base + outcome.index) for outcome in outcomes]
+        rows = [pack(outcome, _keyless(outcome.index), self._base + outcome.index) for outcome in outcomes]
         self._inbox.put(rows)
 
     def load(self, ids: Sequence[int]) -> dict[int, Outcome[Any]]:

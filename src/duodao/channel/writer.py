@@ -27,7 +27,7 @@ MOST_BYTES = 64 * 1024 * 1024
 _OVERHEAD = 200  # bytes a row costs besides its body
 _INSERT = f"INSERT INTO item ({COLUMNS}) VALUES "  # noqa: S608 - constants
 _ONE = "(" + ",".join("?" * WIDTH) + ")"
-_STEPS = (128, 16, 1)
+_STEPS = (1024, 256, 64, 16, 4, 1)
 # Many rows per statement: sqlite3 gives the GIL up once per statement, and a thread lane full of running functions may
 # take 5 ms to give it back.
 _STATEMENTS = {rows: _INSERT + ",".join([_ONE] * rows) for rows in _STEPS}

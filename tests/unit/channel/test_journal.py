@@ -364,6 +364,16 @@ def test_input_without_a_key(path):
             assert letter.index == 1 and letter.input() == 1
 
 
+def test_failure_that_was_never_admitted(path):
+    """What failed before it was an input, a malformed line, is kept for the reader and read again next time."""
+    for _ in range(2):
+        run = Run(path)
+        assert run.journal.record([Outcome(1, "{bad", None, ValueError("line 2"))]) == []
+        run.go([1])
+        run.finish()
+        assert state(path) == [(1, 2), ("{bad", "ValueError('line 2')")]
+
+
 def test_key_function_that_raises(path):
     """What a key function raises is that input's error, with a note that names the input."""
     run = Run(path, key=lambda row: row["id"])
