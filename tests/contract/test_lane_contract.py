@@ -381,14 +381,14 @@ def test_frames_between_the_loop_and_the_function(make, case, size, options):
 
 
 def test_times_are_told(make):
-    """The seconds of a delivery are those of its calls: where `each` is told, they sum up to it."""
+    """The seconds of a delivery cover its calls: where `each` is told, they sum up to no more."""
     _, inbox = make("gated", common={"gate": "", "started": ""})
     inbox.start([1000, 1, 2])
     inbox.finish()
     assert sum(result.seconds for result in inbox.results) >= 0.030
     for result in inbox.results:
         if result.each is not None:
-            assert sum(result.each) == pytest.approx(result.seconds, rel=0.05, abs=0.001)
+            assert sum(result.each) <= result.seconds * 1.01 + 0.001
 
 
 def test_a_case_for_every_lane():
