@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from duodao.cost.sample import Cost
 
 WAITS = 0.25
-"""Share of CPU in a call's time under which it counts as waiting: seven kinds of calls on 3.11 to 3.14 lie clear of it."""
+"""Share of CPU in a call's time under which it counts as waiting: what people call I/O lies clear of it."""
 HOLDS = 0.35
 """Share of its CPU time under the GIL from which threads can't gain: at 0.35 eight threads gain less than three."""
 TINY = 2e-6
@@ -31,7 +31,10 @@ SETTLED = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a call costs, as means per call. Seconds and switches; share: CPU / (wall - waited); hold: held / CPU."""
+    """What a call costs, as means per call. Seconds and switches; share: CPU / (wall - waited); hold: held / CPU.
+
+    unfinished: the last call still ran when it was looked at: it takes longer than these figures say.
+    """
 
     calls: int
     wall: float
@@ -40,6 +43,7 @@ class Figures:
     waited: float = 0.0
     voluntary: float = 0.0
     involuntary: float = 0.0
+    unfinished: bool = False
 
     @property
     def share(self) -> float:
@@ -83,14 +87,14 @@ class Advice:
         return f"{self.lane} x {self.workers}: {self.why}"
 
 
-def figures(costs: Sequence[Cost]) -> Figures:
+def figures(costs: Sequence[Cost], *, unfinished: bool = False) -> Figures:
     """Means over the calls. A first call three times as long as the others usually is (imports, connections, caches)
     is left out, so that it doesn't speak for all."""
     if len(costs) > 2 and costs[0].wall > 3 * sorted(cost.wall for cost in costs[1:])[len(costs) // 2 - 1]:
         costs = costs[1:]
     count = len(costs)
     mean = [sum(column) / count for column in zip(*costs, strict=True)]
-    return Figures(count, *mean)
+    return Figures(count, *mean, unfinished)
 
 
 def enough(costs: Sequence[Cost], elapsed: float) -> bool:
@@ -115,7 +119,7 @@ def advise(seen: Figures, terms: Terms) -> Advice:
     cpu = duration(seen.cpu)
     if seen.cpu < TINY and "inline" in terms.lanes:
         return Advice("inline", 1, f"{cpu} per call is less than handing it over would cost")
-    held = f"{cpu} of CPU per call, the GIL is held {seen.hold:.0%} of it"
+    held = f"{'over ' if seen.unfinished else ''}{cpu} of CPU per call, the GIL is held {seen.hold:.0%} of it"
     cores = min(terms.cpus, terms.remaining or terms.cpus)
     if cores > 1 and seen.cpu >= HANDED and "thread" in terms.lanes:
         if not terms.gil:
@@ -161,7 +165,11 @@ def _no_processes(seen: Figures, terms: Terms) -> str:
     apart = max((seen.wall + ship) / cores, ship / 2)
     if apart > GAIN * seen.wall:
         return f"sending it to a process and back takes {duration(ship)}"
-    if terms.remaining is not None and terms.remaining * (seen.wall - apart) < (WARM if terms.warm else COLD):
+    if (
+        terms.remaining is not None
+        and not seen.unfinished
+        and terms.remaining * (seen.wall - apart) < (WARM if terms.warm else COLD)
+    ):
         return f"{terms.remaining} calls are over before processes have started"
     return ""
 
@@ -193,7 +201,7 @@ def duration(seconds: float) -> str:
 class Profile:
     """What `duodao.measure` found out.
 
-    figures: means per call. two_threads, two_processes: how many times faster two are than one (None: not tried, `notes`
+    figures: means per call. two_threads, two_processes: how much faster two are than one (None: not tried, `notes`
     says why). sent: bytes of an input and its result, pickled. Source: M2, M3, M19."""
 
     name: str

@@ -102,10 +102,10 @@ def process_cpu(pid: int) -> float:
         raise ProcessLookupError(f"no process {pid}") from None
 
 
-def run_queue(tid: int) -> float:
-    """Seconds a thread of ours has waited for a core so far; 0.0 where the kernel doesn't say."""
+def queued(pid: int, tid: int, root: str = "/") -> float:
+    """Seconds a thread has waited for a core so far; 0.0 where the kernel doesn't say."""
     try:
-        return _schedstat(f"/proc/self/task/{tid}")[1]
+        return _schedstat(f"{root.rstrip('/')}/proc/{pid}/task/{tid}")[1]
     except (OSError, ValueError):
         return 0.0
 

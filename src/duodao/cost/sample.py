@@ -30,7 +30,7 @@ LONG = 1_000_000
 NOISE = 100_000
 """Nanoseconds a thread needs to wake up when nobody is in its way: timer slack of 50, and waking."""
 FIRST_TICK, LAST_TICK = 200_000, 1_000_000
-_PID, _TID, _BEGAN, _CPU, _WANTED, _HELD, _HELD_BEFORE, _CALLS = range(8)
+_PID, _TID, _BEGAN, _CPU, _WANTED, _HELD, _HELD_BEFORE, _QUEUED = range(8)
 
 
 class Cost(NamedTuple):
@@ -61,7 +61,7 @@ class Sampled:
 
 
 class Board:
-    """64 bytes where a meter writes what the call in it has cost so far. offset: in the arena; None: in this process."""
+    """64 bytes where a meter writes what its call has cost so far. offset: in the arena; None: in this process."""
 
     def __init__(self, offset: int | None = None) -> None:
         self.offset = offset
@@ -98,13 +98,14 @@ class Board:
             return None
         now = time.perf_counter_ns()
         try:
-            used = proc.thread_cpu(pid, tid)
+            used, queued = proc.thread_cpu(pid, tid), proc.queued(pid, tid)
         except (OSError, ValueError):
             return None
         wanted = words[_WANTED]
         held = words[_HELD] - words[_HELD_BEFORE] + (max(0, now - wanted - NOISE) if wanted else 0)
         wall = now - began
-        return Cost(wall / 1e9, max(0.0, used - cpu / 1e9), min(held, wall) / 1e9, 0.0, 0, 0)
+        waited = max(0.0, min(queued - words[_QUEUED] / 1e9, wall / 1e9))
+        return Cost(wall / 1e9, max(0.0, used - cpu / 1e9), min(held, wall) / 1e9, waited, 0, 0)
 
 
 _free: list[int] = []
@@ -177,7 +178,7 @@ class Meter:
         self.words = words
         self.tid = threading.get_native_id()
         self.probe = Probe(words)
-        self.queued = proc.run_queue(self.tid)
+        self.queued = proc.queued(os.getpid(), self.tid)
         self.floor = (0, 0)
         empty = [self._timed(_nothing, (), {})[1:] for _ in range(9)]
         self.floor = (min(wall for wall, _ in empty), min(cpu for _, cpu in empty))
@@ -188,6 +189,7 @@ class Meter:
         voluntary, involuntary = _switches()
         held = self.probe.enter()
         words[_PID], words[_TID], words[_HELD_BEFORE] = os.getpid(), self.tid, held
+        words[_QUEUED] = int(self.queued * 1e9)
         words[_CPU] = time.thread_time_ns()
         words[_BEGAN] = time.perf_counter_ns()
         try:
@@ -196,10 +198,9 @@ class Meter:
             held = self.probe.leave() - held
             if words[_TID] == self.tid:  # a given-up call must not erase the one that came after it
                 words[_BEGAN] = 0
-                words[_CALLS] += 1
         waited = 0.0
         if wall >= LONG:
-            queued = proc.run_queue(self.tid)
+            queued = proc.queued(os.getpid(), self.tid)
             waited, self.queued = queued - self.queued, queued
         after = _switches()
         return Sampled(
@@ -287,13 +288,13 @@ class Probe:
 
     def _run(self) -> None:
         tid = threading.get_native_id()
-        queued = proc.run_queue(tid)
+        queued = proc.queued(os.getpid(), tid)
         while True:
             self._bell.acquire()
             tick = FIRST_TICK
             while True:
                 now = time.perf_counter_ns()
-                before, queued = queued, proc.run_queue(tid)
+                before, queued = queued, proc.queued(os.getpid(), tid)
                 with self._gate:
                     self._held += max(0, now - self._wanted - NOISE - int((queued - before) * 1e9))
                     self._words[_HELD] = self._held

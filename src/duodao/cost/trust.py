@@ -1,12 +1,12 @@
 """Whether a function provably can't bring its process down: only such a one is tried out in the caller's own.
 
 The proof walks the bytecode: every global, closure variable, default and import must be plain data, a safe builtin, a
-function of a well-behaved standard module, or a function (or class) of the user's own of which the same holds. All that a
-method is called on comes from these or from the input, whose type is checked too. What can't be shown is not trusted;
+function of a well-behaved standard module, or a function (or class) of the user's own of which the same holds. All that
+a method is called on comes from these or from the input, whose type is checked too. What can't be shown is not trusted;
 that costs a process, nothing else.
 
-Not trusted on purpose: ast, compile, eval (deep source text overflows the C stack, the documentation of ast says), pickle,
-ctypes, most of os, every extension module but a few functions of numpy, and anything at all after
+Not trusted on purpose: ast, compile, eval (deep source text overflows the C stack, says the documentation of ast),
+pickle, ctypes, most of os, every extension module but a few functions of numpy, and anything at all after
 sys.setrecursionlimit was raised.
 """
 
@@ -34,32 +34,31 @@ _UNSAFE_BUILTINS = _words(
     "eval exec compile __import__ input breakpoint exit quit help globals locals vars getattr setattr delattr"
 )
 _UNSAFE_NAMES = _words("""
-    _exit abort kill killpg system popen fork forkpty execv execve execl posix_spawn spawnv ctypes _ctypes sys builtins os
-    setrecursionlimit set_int_max_str_digits eval exec settrace f_locals f_globals gi_frame cr_frame get_type_hints
-    make_dataclass
+    _exit abort kill killpg system popen fork forkpty execv execve execl posix_spawn spawnv ctypes _ctypes sys
+    builtins os setrecursionlimit set_int_max_str_digits eval exec settrace f_locals f_globals gi_frame cr_frame
+    get_type_hints make_dataclass
 """)
 _MODULES = _words("""
-    array base64 binascii bisect bz2 calendar cmath collections colorsys copy csv dataclasses datetime decimal difflib enum
-    fnmatch fractions functools genericpath glob gzip hashlib heapq hmac html html.entities html.parser http.client io
-    ipaddress itertools json json.decoder json.encoder keyword linecache lzma math mimetypes numbers operator pathlib
-    posixpath quopri random re secrets select selectors shlex socket ssl stat statistics string stringprep struct textwrap
-    time token tokenize typing unicodedata urllib urllib.error urllib.parse urllib.request urllib.response uuid zlib
-    _bisect _blake2 _bz2 _collections _csv _datetime _decimal _functools _hashlib _heapq _io _json _lzma _md5 _operator
-    _random _sha1 _sha2 _sha256 _sha3 _sha512 _socket _ssl _statistics _struct
+    array base64 binascii bisect bz2 calendar cmath collections colorsys copy csv dataclasses datetime decimal
+    difflib enum fnmatch fractions functools genericpath glob gzip hashlib heapq hmac html html.entities
+    html.parser http.client io ipaddress itertools json json.decoder json.encoder keyword linecache lzma math
+    mimetypes numbers operator pathlib posixpath quopri random re secrets select selectors shlex socket ssl stat
+    statistics string stringprep struct textwrap time token tokenize typing unicodedata urllib urllib.error
+    urllib.parse urllib.request urllib.response uuid zlib _bisect _blake2 _bz2 _collections _csv _datetime
+    _decimal _functools _hashlib _heapq _io _json _lzma _md5 _operator _random _sha1 _sha2 _sha256 _sha3 _sha512
+    _socket _ssl _statistics _struct
 """)
 _OS = _words("path sep linesep stat lstat listdir scandir getpid urandom fspath walk getcwd environ cpu_count")
 _NUMPY = _words("""
-    sum mean std var min max amin amax dot sort argsort cumsum prod abs sqrt exp log sin cos zeros ones arange array asarray
-    linspace float64 float32 int64 int32 uint8 clip where unique concatenate histogram percentile median
+    sum mean std var min max amin amax dot sort argsort cumsum prod abs sqrt exp log sin cos zeros ones arange
+    array asarray linspace float64 float32 int64 int32 uint8 clip where unique concatenate histogram percentile
+    median
 """)
-_DATA = frozenset(
-    [int, float, complex, str, bytes, bytearray, bool, range, slice, memoryview]
-    + [type(None), type(...), type(NotImplemented)]
-)
+_DATA = frozenset((int, float, complex, str, bytes, bytearray, bool, range, slice, memoryview, type(None), type(...)))
 _DATA_NAMES = _words("""
-    datetime.datetime datetime.date datetime.time datetime.timedelta datetime.timezone decimal.Decimal fractions.Fraction
-    uuid.UUID pathlib.PosixPath pathlib.PurePosixPath pathlib._local.PosixPath array.array re.Pattern _struct.Struct
-    random.Random
+    datetime.datetime datetime.date datetime.time datetime.timedelta datetime.timezone decimal.Decimal
+    fractions.Fraction uuid.UUID pathlib.PosixPath pathlib.PurePosixPath pathlib._local.PosixPath array.array
+    re.Pattern _struct.Struct random.Random
 """)
 
 

@@ -262,8 +262,7 @@ class Sampling:
         return None
 
     def _decide(self, running: Cost | None) -> None:
-        costs = [*self._costs, *([] if running is None else [running])]
-        advice = self._choose(costs)
+        advice = self._choose(running)
         with self._lock:
             self._decided = True
             done = not self._out
@@ -273,7 +272,8 @@ class Sampling:
         self._adopt(advice)
         self._kept.clear()
 
-    def _choose(self, costs: list[Cost]) -> Advice:
+    def _choose(self, running: Cost | None) -> Advice:
+        costs = [*self._costs, *([] if running is None else [running])]
         terms = self._terms()
         remaining = None if terms.remaining is None else max(0, terms.remaining - self._started)
         terms = dataclasses.replace(terms, remaining=remaining, warm=self._warm, stays=self._stays)
@@ -284,7 +284,7 @@ class Sampling:
         if not costs:
             lane = "process" if self._warm and not self._stays else "thread" if "thread" in terms.lanes else "inline"
             return Advice(lane, terms.workers or 0, f"its first {self._failed} calls failed, nothing could be measured")
-        seen = figures(costs)
+        seen = figures(costs, unfinished=running is not None)
         advice = advise(seen, terms)
         if advice.lane == "process" and not terms.stays:
             stays, ship = self._shipping()
