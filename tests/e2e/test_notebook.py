@@ -6,6 +6,7 @@ import psutil
 import pytest
 
 jupyter_client = pytest.importorskip("jupyter_client")
+pytestmark = pytest.mark.leaves("threads")  # of the Jupyter client
 
 
 @pytest.fixture
@@ -76,7 +77,6 @@ report = duodao.run(talk, range(3), lane="process")
         assert f"line {x}\n" in text and f"WARNING logged {x}" in text
 
 
-@pytest.mark.leaves("threads")  # of the Jupyter client
 def test_the_interrupt_button_ends_the_run(kernel):
     """Interrupting the cell raises KeyboardInterrupt there and leaves no worker at work; the kernel goes on."""
     manager, client = kernel
