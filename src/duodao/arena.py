@@ -56,13 +56,18 @@ class Arena:
         if hasattr(mmap, "MADV_DONTDUMP"):
             self._map.madvise(mmap.MADV_DONTDUMP)  # a core dump with 64 GiB of holes in it helps nobody
         self._region = min(REGION, size // 8)
+        self._taken: dict[int, int] = {}
+        self._slots_taken: set[int] = set()
+        self._originals: set[int] = set()
         self.forget()
 
     def forget(self) -> None:
         """Own nothing: a forked copy starts like this, for the record locks stayed with the original."""
         self._lock = threading.Lock()
+        self._originals |= {*self._taken, *self._slots_taken}
+        self._taken.clear()
+        self._slots_taken.clear()
         self._extents = _Extents()
-        self._taken: dict[int, int] = {}
         self._warm: OrderedDict[int, int] = OrderedDict()  # offset -> size, the oldest first
         self._warm_by_size: dict[int, list[int]] = {}
         self._warm_total = 0
@@ -93,11 +98,15 @@ class Arena:
             return offset
 
     def free(self, offset: int) -> None:
-        """Give back what `allocate` returned. ValueError for anything else: a double free would hand it out twice."""
+        """Give back what `allocate` returned. ValueError for anything else: a double free would hand it out twice.
+
+        In a forked copy, what the original allocated stays the original's: giving it back there does nothing.
+        """
         with self._lock:
             size = self._taken.pop(offset, None)
             if size is None:
-                raise ValueError(f"offset {offset} is not allocated, or not by this process")
+                self._check_original(offset)
+                return
             if size > WARM_EACH:
                 self._chill(offset, size)
                 return
@@ -112,18 +121,27 @@ class Arena:
             if not self._slots and not self._claim_slots():
                 raise MemoryError(f"all {SLOTS} progress slots are taken")
             offset = self._slots.pop()
+            self._slots_taken.add(offset)
         self._bytes[offset : offset + SLOT] = bytes(SLOT)
         return offset
 
     def release(self, slot: int) -> None:
-        """Give back what `slot` returned."""
+        """Give back what `slot` returned. ValueError and forked copies: as with `free`."""
         with self._lock:
+            if slot not in self._slots_taken:
+                self._check_original(slot)
+                return
+            self._slots_taken.discard(slot)
             self._slots.append(slot)
 
     def trim(self) -> None:
         """Return the pages of all that is free to the kernel: for the end of a run."""
         with self._lock:
             self._cool(0)
+
+    def _check_original(self, offset: int) -> None:
+        if offset not in self._originals:
+            raise ValueError(f"offset {offset} is not allocated, or not by this process")
 
     def _reuse(self, size: int) -> int | None:
         """The extent of this size that was freed last: its pages are there, and may still be in the cache."""

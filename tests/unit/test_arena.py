@@ -128,6 +128,10 @@ def test_wrong_frees_are_refused(memory):
     memory.free(offset)
     with pytest.raises(ValueError, match="not allocated"):
         memory.free(offset)
+    slot = memory.slot()
+    memory.release(slot)
+    with pytest.raises(ValueError, match="not allocated"):
+        memory.release(slot)
     with pytest.raises(ValueError, match="negative"):
         memory.allocate(-1)
 
@@ -173,6 +177,18 @@ def test_processes_never_collide(memory):
     assert their_slot // 4096 != slot // 4096
     assert memory.view(ours, 1)[0] == 7, "both see the same bytes"
     assert in_a_fork(elsewhere) == first, "what a dead process owned is free again"
+
+
+def test_a_forked_copy_gives_nothing_of_the_originals_back(memory):
+    """Cleaning up in a forked copy what the original allocated does nothing: the copy would else hand it out."""
+    offset, slot = memory.allocate(1000), memory.slot()
+
+    def clean():
+        memory.free(offset)
+        memory.release(slot)
+        return int(memory.allocate(1000) == offset) + int(memory.slot() == slot)
+
+    assert in_a_fork(clean) == 0
 
 
 def test_a_dead_owners_pages_are_returned(memory):

@@ -20,7 +20,8 @@ from duodao import arena
 from duodao.children import lifeline, reap, wire
 from duodao.children.boot import GUARD_BLOCKS
 
-_PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
+_PYTHON_HANDLES = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
+"""Signals that the interpreter ignores or catches: to a program they mean what they do by default."""
 _LINE_FD = 10  # high enough that no program expects something else there
 _ARENA_FD = 11
 _OOM_SCORE = 500  # of 1000: when memory ends the kernel picks a child before the program that can start another
@@ -104,7 +105,7 @@ def _execute(
             os.chdir(cwd)
         what = argv[0]
         env[os.fsencode(reap.MARKER)] = os.environb[os.fsencode(reap.MARKER)]
-        for number in _PYTHON_IGNORES:
+        for number in _PYTHON_HANDLES:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARD_BLOCKS)
         os.execvpe(argv[0], argv, env)
