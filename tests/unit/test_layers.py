@@ -20,7 +20,8 @@ LAYERS = {
     "pipeline": 4,
     **dict.fromkeys(("servers", "watch", "store"), 5),
     "__init__": 6,
-    **dict.fromkeys(("cli", "testing", "dropin", "__main__"), 7),
+    **dict.fromkeys(("cli", "testing", "dropin"), 7),
+    "__main__": 8,
 }
 """First part of a module's name below `duodao` -> its layer. A new folder or top file gets its line here first."""
 

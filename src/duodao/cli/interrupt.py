@@ -42,8 +42,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._interrupt)
-        # A shell without job control starts programs with SIGTSTP ignored; that is its decision.
+            if signal.getsignal(number) is not signal.SIG_IGN:  # `command &` in a script: whoever started us decides
+                self._before[number] = signal.signal(number, self._interrupt)
         if self._pause is not None and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
             self._before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, self._suspend)
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -16,6 +17,22 @@ from duodao.errors import UsageError
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+
+_OURS = (
+    "asyncio",
+    "cloudpickle",
+    "csv",
+    "json",
+    "psutil",
+    "queue",
+    "random",
+    "rich",
+    "sqlite3",
+    "statistics",
+    "uvloop",
+)
+"""Modules that Duodao may load after the user's folder has come first on sys.path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,7 @@ def load_file(path: str) -> ModuleType:
     """
     path = os.path.abspath(path)
     folder, stem = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
+    _load_shadowed(folder)
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
@@ -67,6 +85,14 @@ def load_file(path: str) -> ModuleType:
         return _load_apart(stem, path)
     except (Exception, SystemExit) as error:
         raise UsageError(f"{path} can't be loaded: {_reason(error, path)}") from error
+
+
+def _load_shadowed(folder: str) -> None:
+    """Load those of our modules that a file of this folder would stand in front of, as a user's queue.py would."""
+    names = {entry.partition(".")[0] for entry in os.listdir(folder)}
+    for name in names.intersection(_OURS).difference(sys.modules):
+        with contextlib.suppress(ImportError):  # it is not installed, so nothing of ours needs it
+            importlib.import_module(name)
 
 
 def _is_free(stem: str, path: str) -> bool:

@@ -96,7 +96,8 @@ def summary(snapshot: Snapshot) -> list[str]:
     parts += [f"{count(snapshot.retried)} retried"] if snapshot.retried else []
     parts += [f"{count(snapshot.skipped)} already in the journal"] if snapshot.skipped else []
     lines = [f"{', '.join(parts)} in {duration(snapshot.seconds)} ({rate(mean)})"]
-    for stage in snapshot.stages:
+    ran = snapshot.done > snapshot.skipped
+    for stage in snapshot.stages if ran else ():
         why = f" - {clean(stage.why)}" if stage.why else ""
         where = f"{lane(stage)}{why}" if stage.lane != "auto" else "over before its calls were measured"
         lines.append(f"  {clean(stage.name)}: {where}")

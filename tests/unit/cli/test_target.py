@@ -84,3 +84,16 @@ def test_refused(folder, text, says):
         target.load_function(text)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_neighbour_never_stands_in_for_a_module_of_ours(folder):
+    """A queue.py or rich.py beside the file is never loaded where Duodao loads its own."""
+    (folder / "rich").mkdir()
+    (folder / "rich" / "__init__.py").write_text("raise AssertionError('the wrong one')\n")
+    (folder / "uvloop.py").write_text("")
+    (folder / "work_c.py").write_text("def f(x): return x\n")
+    code = (
+        "from duodao.cli import target; target.load_file('work_c.py'); import rich.console, sys; "
+        "assert 'site-packages' in rich.console.__file__"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
