@@ -262,3 +262,38 @@ assert guard._home.get().pid == before
 assert guard.command(["sh", "-c", "exit 4"]).wait(10) == 4
 """
     assert script(body) == ("refused done", 0, "")
+
+
+def test_forks_go_on_while_guards_are_killed():
+    """Threads fork while guard after guard is killed: every child that was started ends and is reported, nothing hangs,
+    no descriptor is lost."""
+    body = """
+import random, threading
+from duodao.children import wire
+from duodao.errors import GuardDied
+rng = random.Random(4)
+assert guard.command(["true"]).wait(10) == 0
+open_before = len(os.listdir("/proc/self/fd"))
+codes, over = [], threading.Event()
+def work():
+    while not over.is_set():
+        try:
+            codes.append(guard.fork("operator:ne").wait(20))
+        except GuardDied:
+            codes.append("died")
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for _ in range(12):
+    over.wait(rng.random() * 0.15)
+    guard.ensure()
+    os.kill(guard._home.get().pid, signal.SIGKILL)
+over.set()
+for thread in threads:
+    thread.join()
+assert set(codes) <= {1, -9, "died"}, set(codes)
+assert 1 in codes
+assert guard.command(["true"]).wait(10) == 0
+assert len(os.listdir("/proc/self/fd")) == open_before, os.listdir("/proc/self/fd")
+"""
+    assert script(body) == ("done", 0, "")
