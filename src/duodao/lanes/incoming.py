@@ -22,7 +22,6 @@ class Host(Protocol):
     def delivered(self) -> None: ...
     def unloaded(self, link: Link, error: BaseException) -> None: ...
     def end(self, error: BaseException) -> None: ...
-    def grant(self, link: Link, wanted: int) -> None: ...
     def idle(self, link: Link, clean: bool, modules: list[tuple[str, int]]) -> None: ...
 
 
@@ -62,7 +61,7 @@ class Incoming:
     def _outcomes(self, link: Link, frame: Frame) -> None:
         lease = link.leases[0]
         first, count = lease.done, frame.number
-        errors, each, where, wanted, kept, freed = frame.meta or (None, None, None, 0, False, ())
+        errors, each, where, kept, freed = frame.meta or (None, None, None, False, ())
         if count and not lease.cancelled:
             result = self._result(lease, frame, first, errors, each, where)
             lease.done = first + count
@@ -80,8 +79,6 @@ class Incoming:
             lease.piece = None
         if frame.flags & LAST:
             self._host.finished(link)
-        if wanted:
-            self._host.grant(link, wanted)
 
     def _result(
         self,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from duodao import arena
 from duodao.children import guard
 from duodao.children.lifeline import lift
-from duodao.lanes import wire
+from duodao.lanes import payload, wire
 from duodao.lanes.loops import Slot
 
 if TYPE_CHECKING:
@@ -94,6 +94,16 @@ class Link:
         self.retiring = False
         self.at_end = False
         self.kept: set[int] = set()
+
+    def give_outbox(self) -> None:
+        """Give the worker room in the arena for large results; without it they come through the pipe."""
+        memory = arena.get()
+        if self.outbox is None:
+            with contextlib.suppress(MemoryError, OSError):
+                self.outbox = memory.allocate(payload.OUTBOX)
+        if self.outbox is not None:
+            memory.view(self.outbox, payload.FLAGS)[:] = bytes(payload.FLAGS)
+            self.write(wire.parts(wire.OUTBOX, meta=(self.outbox, payload.OUTBOX)))
 
     @property
     def input_fd(self) -> int:

@@ -17,7 +17,7 @@ Invariants:
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from duodao import arena
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 LARGE = 65536
 """Bytes. A copy into the arena beats a copy through the pipe from here on."""
-OUTBOX = 64 << 20
+OUTBOX = 256 << 20
+"""Bytes of address space for the large results of one worker; memory is what is used of it, lowest slots first."""
+SPAN = 8 << 20
+"""Bytes. More than this doesn't travel at once, unless one item is larger: what is in flight stays in the caches."""
 FLAGS = 4096
 """Bytes at the start of an outbox: one flag per slot."""
 SCANNED = 64
@@ -36,7 +39,7 @@ SCANNED = 64
 is some 20 ms of work, and are looked through only when their pickle is large."""
 
 _ALIGN = 64
-_BYTES, _BYTEARRAY, _OTHER = 0, 1, 2
+_BYTES, _BYTEARRAY, _OTHER, _ITEM, _ITEM_ARRAY = range(5)
 
 Place = tuple[int, int, int]
 """Offset in the arena, size in bytes, type: what a frame says of one buffer."""
@@ -49,6 +52,7 @@ class Buffers:
         self.views: list[memoryview] = []
         self.kinds: list[int] = []
         self.size = 0
+        self.items: dict[int, pickle.PickleBuffer] = {}  # by id: those that `expose` made of whole items
 
     def reset(self) -> None:
         """Forget them: the pickle is made again."""
@@ -64,7 +68,10 @@ class Buffers:
         if view.nbytes < LARGE:
             return True
         owner = type(view.obj)
-        self.add(view, _BYTES if owner is bytes else _BYTEARRAY if owner is bytearray else _OTHER)
+        kind = _BYTES if owner is bytes else _BYTEARRAY if owner is bytearray else _OTHER
+        if kind != _OTHER and id(buffer) in self.items:
+            kind = _ITEM if kind == _BYTES else _ITEM_ARRAY
+        self.add(view, kind)
         return False
 
     def add(self, view: memoryview, kind: int = _OTHER) -> None:
@@ -91,18 +98,17 @@ def pack(values: list[Any]) -> tuple[bytes, Buffers | None]:
         body = dumps(values, buffers)
         if len(body) < LARGE:
             return body, buffers if buffers.size else None
-        exposed = expose(values)
+        exposed = expose(values, buffers)
         if exposed is values:
             return body, buffers if buffers.size else None
         buffers.reset()
-        values = exposed
     else:
-        values = expose(values)
-    body = dumps(values, buffers)
+        exposed = expose(values, buffers)
+    body = dumps(exposed, buffers)
     return body, buffers if buffers.size else None
 
 
-def expose(values: list[Any]) -> list[Any]:
+def expose(values: list[Any], buffers: Buffers) -> list[Any]:
     """The same list, or a copy whose large `bytes` and `bytearray` offer their buffer, which alone they don't."""
     large = [
         position
@@ -113,7 +119,8 @@ def expose(values: list[Any]) -> list[Any]:
         return values
     copy = list(values)
     for position in large:
-        copy[position] = pickle.PickleBuffer(values[position])
+        copy[position] = buffer = pickle.PickleBuffer(values[position])
+        buffers.items[id(buffer)] = buffer
     return copy
 
 
@@ -131,7 +138,7 @@ def copies(places: Sequence[Place]) -> list[Any]:
     """Buffers of the reader's own, of their original types; arrays get a writable one."""
     memory = arena.get()
     return [
-        bytes(memory.view(offset, size)) if kind == _BYTES else bytearray(memory.view(offset, size))
+        bytes(memory.view(offset, size)) if kind in (_BYTES, _ITEM) else bytearray(memory.view(offset, size))
         for offset, size, kind in places
     ]
 
@@ -145,8 +152,12 @@ class Views:
         self.buffers: list[Any] = []
         self._views: list[memoryview] = []
         for offset, size, kind in places:
-            if kind == _OTHER:
+            if kind in (_OTHER, _ITEM):
                 view = memory.view(offset, size).toreadonly()
+                self._views.append(view)
+                self.buffers.append(view)
+            elif kind == _ITEM_ARRAY:
+                view = memory.view(offset, size)
                 self._views.append(view)
                 self.buffers.append(view)
             else:
@@ -164,6 +175,25 @@ class Views:
         return True
 
 
+class Thawed:
+    """The items of a batch, large `bytes` and `bytearray` copied out as their calls begin.
+
+    All at once they would be fresh memory each time: faulting that in costs more than the copy.
+    """
+
+    def __init__(self, items: list[Any]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        items = self._items
+        for at, item in enumerate(items):
+            if type(item) is memoryview:
+                items[at] = None
+                yield bytes(item) if item.readonly else bytearray(item)
+            else:
+                yield item
+
+
 class Outbox:
     """A worker's piece of the arena for its large results: flags, then slots that grow as they are needed."""
 
@@ -174,7 +204,6 @@ class Outbox:
         self._end = offset + size
         self._slots: list[tuple[int, int]] = []
         self.offset = offset
-        self.room = size - FLAGS
 
     def put(self, buffers: Buffers) -> tuple[int, list[Place]] | None:
         """The address of the flag to clear and the places; None when there is no room now."""
@@ -206,11 +235,6 @@ class Outbox:
 def clear(flag: int) -> None:
     """The lane's side: the slot whose flag is at this address has been copied out."""
     arena.get().view(flag, 1)[0] = 0
-
-
-def outbox_size(wanted: int) -> int:
-    """Bytes of an outbox for a worker that could not place `wanted`: room for several such frames."""
-    return max(OUTBOX, 4 * wanted + FLAGS)
 
 
 def release_all(kept: Iterable[Views], freed: Callable[[int], None]) -> list[Views]:

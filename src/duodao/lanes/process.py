@@ -27,7 +27,7 @@ from typing import Any
 
 from duodao import arena
 from duodao.errors import Broken, Closed, DuodaoError, NotPicklable
-from duodao.lanes import payload, verdict, wire
+from duodao.lanes import deadlines, verdict, wire
 from duodao.lanes.base import Batch, Deliver, Result, Work
 from duodao.lanes.fleet import FLEET
 from duodao.lanes.incoming import Incoming
@@ -38,8 +38,6 @@ BARREN = 3
 """So many workers in a row may die before their first item, or outside of any, until the run ends."""
 _HANDSHAKE = 2.0
 """Seconds that an idle worker has, whatever the grace, to close what `setup=` opened."""
-_SAMPLED = 0.05
-"""Seconds between looks at the memory of workers that run an item, where max_memory is set."""
 _BUFFER = 256 << 10
 
 
@@ -60,6 +58,7 @@ class Processes:
         self._links: list[Link] = []
         self._unborn: deque[Link] = deque()
         self._ended: deque[Link] = deque()
+        self._waiting: deque[tuple[Batch, Deliver, range]] = deque()
         self._seq = 0
         self._barren = 0
         self._fatal: BaseException | None = None
@@ -83,24 +82,43 @@ class Processes:
         if self._fatal is not None:
             deliver(Result(batch, [], fatal=self._fatal))
             return
-        self._seq += 1
-        lease = verdict.pack(batch, deliver, self._seq, self._work)
-        if lease is None:
+        packed = self._pack(batch, deliver)
+        if packed is None:
             return
         with self._lock:
-            if self._closing is not None:
-                self._discard(lease)
-                return
-            link = self._choose()
-            link.lease(lease)
-            waits = link.backlog or link.child is None or self._work.timeout is not None
+            if isinstance(packed, Lease):
+                link = self._choose()
+                link.lease(packed)
+                waits = link.backlog or link.child is None or self._work.timeout is not None
+            else:
+                self._waiting.extend((batch, deliver, span) for span in packed)
+                waits = True
         self._ensure_thread()
         if waits:
             self._wake()
 
+    def _pack(self, batch: Batch, deliver: Deliver, span: range | None = None) -> Lease | list[range] | None:
+        with self._lock:
+            self._seq += 1
+            seq = self._seq
+        return verdict.pack(batch, deliver, seq, self._work, span)
+
+    def _feed(self) -> None:
+        """Give workers the next parts of batches too large to travel whole: `depth` each, so memory stays bounded."""
+        while self._waiting:
+            with self._lock:
+                if not self._waiting or len(self._choose().leases) >= self.depth:
+                    return
+                entry = self._waiting.popleft()
+            lease = self._pack(*entry)
+            with self._lock:
+                if isinstance(lease, Lease):
+                    self._choose().lease(lease)
+
     def cancel(self, batch: Batch) -> None:
         """Drop it where it has not been begun, else ignore what comes of it."""
         with self._lock:
+            self._waiting = deque(entry for entry in self._waiting if entry[0] is not batch)
             for link in self._links:
                 for lease in link.leases:
                     if lease.batch is batch:
@@ -116,6 +134,7 @@ class Processes:
         """End the run: idle workers go to the fleet, busy ones have `grace` seconds. Idempotent; waits until it is
         done."""
         with self._lock:
+            self._waiting.clear()
             until = monotonic() + max(grace, 0.0)
             self._closing = until if self._closing is None else min(self._closing, until)
         thread = self._thread
@@ -170,6 +189,8 @@ class Processes:
             self._fatal = broken
         for lease in leases:
             self._drop(lease, self._fatal)
+        if self._fatal is not None:
+            self.end(self._fatal)
 
     def _drop(self, lease: Lease, fatal: BaseException | None) -> None:
         """A lease that no worker has any more: the rest of it is lost, or the run is over."""
@@ -208,6 +229,7 @@ class Processes:
         writers: dict[int, Link] = {}
         try:
             while True:
+                self._feed()
                 self._fork()
                 self._attend(readers, writers)
                 for fd, _ in self._poll(readers, writers):
@@ -221,7 +243,8 @@ class Processes:
                             os.read(self._wake_r, 4096)
                 while self._ended:
                     self._bury(self._ended.popleft())
-                self._enforce()
+                with self._lock:
+                    deadlines.enforce(self._links, self._work)
                 if self._closing is not None and self._wind_up():
                     return
         finally:
@@ -248,7 +271,8 @@ class Processes:
             poller.register(fd, select.POLLIN)
         for fd in writers:
             poller.register(fd, select.POLLOUT)
-        due = self._due()
+        with self._lock:
+            due = deadlines.due(self._links, self._work, self._closing)
         return poller.poll(None if due is None else max(0.0, (due - monotonic()) * 1000 + 1))
 
     def _read(self, link: Link) -> bool:
@@ -298,27 +322,20 @@ class Processes:
         assert self._launch is not None
         link.launched = self._launch.frame
         link.write(link.launched)
+        link.give_outbox()
 
     def end(self, error: BaseException) -> None:
         """The run is over with this error."""
         self._fatal = error
         with self._lock:
             leases = [lease for link in self._links for lease in link.leases]
+            waiting, self._waiting = self._waiting, deque()
+        for batch, deliver, _ in waiting:
+            deliver(Result(batch, [], fatal=error))
         for lease in leases:
             if not lease.cancelled:
                 lease.cancelled = True
                 lease.deliver(Result(lease.batch, [], fatal=error))
-
-    def grant(self, link: Link, wanted: int) -> None:
-        """A worker has results that are too large for its outbox, or has none yet."""
-        memory = arena.get()
-        with self._lock, contextlib.suppress(MemoryError, OSError):
-            if link.outbox is not None:
-                return  # it may hold results that are not read yet; these go through the pipe
-            size = payload.outbox_size(wanted)
-            link.outbox = memory.allocate(size)
-            memory.view(link.outbox, payload.FLAGS)[:] = bytes(payload.FLAGS)
-            link.write(wire.parts(wire.OUTBOX, meta=(link.outbox, size)))
 
     def idle(self, link: Link, clean: bool, modules: list[tuple[str, int]]) -> None:
         """A worker has ended its run."""
@@ -356,37 +373,8 @@ class Processes:
                 self._fatal = verdict.barren(self._work, self._barren, ready, code)
         for lease in leases:
             self._drop(lease, self._fatal)
-
-    def _due(self) -> float | None:
-        """When something has to be looked at though nothing arrives."""
-        due = [] if self._closing is None else [self._closing]
-        due += [link.ending for link in self._links if link.ending is not None]
-        busy = [link for link in self._links if link.leases and link.killed is None]
-        if busy and self._work.max_memory is not None:
-            due.append(monotonic() + _SAMPLED)
-        if busy and self._work.timeout is not None:
-            now = monotonic()
-            for link in busy:
-                seq, _, since = link.slot.read()
-                due.append((since if seq else now) + self._work.timeout)
-        if self._closing is not None:
-            due = [when for when in due if when > monotonic()]
-        return min(due, default=None)
-
-    def _enforce(self) -> None:
-        """Kill who runs too long or has grown too large."""
-        if self._work.timeout is None and self._work.max_memory is None:
-            return
-        for link in self._links:
-            if not link.leases or link.killed is not None:
-                continue
-            seq, item, since = link.slot.read()
-            if not seq or seq != link.slot.read()[0]:
-                continue
-            if self._work.timeout is not None and monotonic() - since >= self._work.timeout:
-                link.kill("timeout", seq, item)
-            elif self._work.max_memory is not None and verdict.resident(link) > self._work.max_memory:
-                link.kill("memory", seq, item)
+        if self._fatal is not None:
+            self.end(self._fatal)
 
     def _wind_up(self) -> bool:
         """One step of closing; True when nothing is left."""

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
-from duodao.errors import Broken, CallTimeout, WorkerDied
+from duodao.errors import Broken, CallTimeout, NotPicklable, WorkerDied
 from duodao.lanes import payload, wire
 from duodao.lanes.base import Batch, Deliver, Failure, Result, Work
 from duodao.lanes.link import Lease, Link
 
 
-def pack(batch: Batch, deliver: Deliver, seq: int, work: Work) -> Lease | None:
-    """The batch as a lease with its frame. Items that can't be pickled are delivered as failures; None if all are
-    such."""
-    items = batch.items
+def pack(batch: Batch, deliver: Deliver, seq: int, work: Work, span: range | None = None) -> Lease | list[range] | None:
+    """The batch, or the `span` of its positions, as a lease with its frame.
+
+    Items that can't be pickled are delivered as failures; None when all are such. Positions in several spans when the
+    items are too large to travel together: they are then packed as workers come to them.
+    """
+    items = batch.items if span is None else batch.items[span.start : span.stop]
     if not items:
         deliver(Result(batch, []))
         return None
+    positions: Sequence[int] | None = span
     blobs: list[bytes] | None = None
-    positions: Sequence[int] | None = None
+    bad: dict[int, NotPicklable] = {}
     large = None
-    flags = wire.CAREFUL if batch.careful else 0
+    body = b""
     if batch.careful and len(items) > 1:
         blobs, bad = wire.dump_each(items, "input")
     else:
@@ -29,17 +32,16 @@ def pack(batch: Batch, deliver: Deliver, seq: int, work: Work) -> Lease | None:
             body, large = payload.pack(items)
         except wire.Raised:
             blobs, bad = wire.dump_each(items, "input")
+    flags = wire.CAREFUL if batch.careful else 0
     if blobs is not None:
         flags |= wire.ITEMISED
-        if bad:
-            positions = [at for at in range(len(items)) if at not in bad]
-            errors = {n: Failure(bad[at]) for n, at in enumerate(bad)}
-            deliver(Result(batch, [None] * len(bad), positions=list(bad), errors=errors))
-            blobs = [blobs[at] for at in positions]
-            if not blobs:
-                return None
+        blobs, positions = _without(bad, blobs, positions, batch, deliver)
+        if not blobs:
+            return None
         body = wire.plain(blobs)
-    count = len(items) if positions is None else len(positions)
+    elif large is not None and span is None and large.size > payload.SPAN and len(items) > 1:
+        return _spans(len(items), large.size)
+    count = len(items) - len(bad)
     lease = Lease(batch, deliver, seq, positions, count)
     piece: int | None = None
     places: list[payload.Place] = []
@@ -53,6 +55,25 @@ def pack(batch: Batch, deliver: Deliver, seq: int, work: Work) -> Lease | None:
     meta = None if ids is None and piece is None else (ids, piece, places)
     lease.load(wire.parts(wire.BATCH, seq, flags=flags, count=count, meta=meta, body=body), piece)
     return lease
+
+
+def _without(
+    bad: dict[int, NotPicklable], blobs: list[bytes], positions: Sequence[int] | None, batch: Batch, deliver: Deliver
+) -> tuple[list[bytes], Sequence[int] | None]:
+    """Deliver those that can't be pickled; the pickles and positions of the others."""
+    if not bad:
+        return blobs, positions
+    every = range(len(blobs)) if positions is None else positions
+    errors = {number: Failure(error) for number, error in enumerate(bad.values())}
+    deliver(Result(batch, [None] * len(bad), positions=[every[at] for at in bad], errors=errors))
+    kept = [at for at in range(len(blobs)) if at not in bad]
+    return [blobs[at] for at in kept], [every[at] for at in kept]
+
+
+def _spans(count: int, size: int) -> list[range]:
+    """Spans of about payload.SPAN bytes, at least one item in each."""
+    length = max(1, count * payload.SPAN // size)
+    return [range(first, min(first + length, count)) for first in range(0, count, length)]
 
 
 def _ids(batch: Batch, positions: Sequence[int] | None) -> tuple[int, int, int] | list[int]:
@@ -124,13 +145,3 @@ def barren(work: Work, deaths: int, ready: bool, code: int | None) -> Broken:
     error = Broken(f"{deaths} workers in a row died, the last {when}: no call can run")
     error.__cause__ = died
     return error
-
-
-def resident(link: Link) -> int:
-    """Bytes of memory that the worker holds now; 0 when it has ended."""
-    pid = link.child.pid if link.child is not None else 0
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0

@@ -8,7 +8,6 @@ behind an item that turns out long then goes to a worker that is free.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import faulthandler
 import fcntl
 import gc
@@ -21,20 +20,16 @@ import select
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 from duodao import arena
-from duodao.errors import NotPicklable, SetupFailed
+from duodao.errors import SetupFailed
 from duodao.lanes import payload, wire
-from duodao.lanes.base import Work, bind
 from duodao.lanes.fleet import changed, is_own
 from duodao.lanes.forward import LineStream, LogHandler, apply_levels
 from duodao.lanes.loops import FAST, Flusher, Job, Slot, run_careful, run_fast
-from duodao.lanes.resources import open_all
-from duodao.lanes.seeds import bind_pairs
+from duodao.lanes.stint import Stint, unread
 from duodao.lanes.wire import CAREFUL, ITEMISED, LAST, Frame, Raised, dump_error, dumps
 
 IDLE = 10.0
@@ -62,7 +57,7 @@ class _Worker:
         self._page = os.sysconf("SC_PAGE_SIZE")
         self._kept: list[payload.Views] = []
         self._outbox: payload.Outbox | None = None
-        self._run: _Run | None = None
+        self._run: Stint | None = None
         self._streams = (LineStream(1, self._print), LineStream(2, self._print))
         self._logs = LogHandler(self._log)
         sys.stdout, sys.stderr = self._streams
@@ -133,7 +128,7 @@ class _Worker:
         try:
             _adopt(cwd, path, argv, environ)
             apply_levels(levels, self._logs)
-            self._run = _Run(pickle.loads(frame.body), common)
+            self._run = Stint(pickle.loads(frame.body), common)
         except Raised as error:
             self._send(wire.UNLOADED, body=dump_error(error))
             return
@@ -156,7 +151,7 @@ class _Worker:
 
     # Batches
 
-    def _batch(self, run: _Run, frame: Frame) -> bool:
+    def _batch(self, run: Stint, frame: Frame) -> bool:
         """Run one; False when this worker must be replaced."""
         try:
             call = run.opened()
@@ -181,18 +176,20 @@ class _Worker:
         frame = frame._replace(body=b"")
         if job.itemised:
             call = run.itemised(call)
+        if job.views is not None:
+            items = payload.Thawed(items)
         if run.work.seed is not None:
-            items = list(zip(items, range(*ids) if isinstance(ids, tuple) else ids or (), strict=True))
-        job.began = monotonic()
-        count = len(items)
+            items = zip(items, range(*ids) if isinstance(ids, tuple) else ids or (), strict=True)
+        count = frame.number
         if count > 1:
             self._flusher.begin(job)
         whole = True
+        began = monotonic()
         if careful:
             whole = run_careful(call, items, job, self._slot, self._flush, self._full if run.work.max_memory else None)
         else:
             run_fast(call, items, job)
-        run.pace = (monotonic() - job.began) / count
+        run.pace = (monotonic() - began) / count
         self._flusher.end()
         del items, call
         self._flush(job, last=whole)
@@ -204,7 +201,7 @@ class _Worker:
     def _unread(self, job: Job, count: int, error: BaseException) -> None:
         """The items can't be unpickled. One alone has its error; of several the lane must send each by itself."""
         if count == 1:
-            job.errors[0] = _unpicklable(error)
+            job.errors[0] = unread(error)
             job.out.append(None)
             self._flush(job, last=True)
         else:
@@ -214,25 +211,45 @@ class _Worker:
     def _flush(self, job: Job, last: bool = False) -> None:
         """Send what is done and was not sent yet. Called by the loops and by the flusher's thread."""
         with self._flushing:
-            first, end = job.sent, len(job.out)
-            if end <= first and not last:
+            end = len(job.out)
+            if end <= job.sent and not last:
                 return
+            while True:
+                until = self._send_part(job, job.sent, end, last)
+                if until >= end:
+                    break
+
+    def _send_part(self, job: Job, first: int, end: int, last: bool) -> int:
+        """Send the outcomes from `first` on, as far as they may travel together; where the next ones begin."""
+        values = job.out[first:end]
+        errors = {index - first: blob for index, blob in list(job.errors.items()) if first <= index < end}
+        body, itemised, large = self._pack(job, values, errors)
+        if large is not None and large.size > payload.SPAN and len(values) > 1:
+            end = first + max(1, len(values) * payload.SPAN // large.size)
+            values = job.out[first:end]
+            errors = {index: blob for index, blob in errors.items() if index < end - first}
+            body, itemised, large = self._pack(job, values, errors)
+        where = None
+        if large is not None:
+            where = self._outbox.put(large) if self._outbox is not None else None
+            if where is None:  # no room in the outbox now: into the pickle after all
+                body = dumps(values)
+            job.out[first:end] = [None] * len(values)
+        each = job.each[first:end] if job.each is not None else None
+        last = last and end == len(job.out)
+        del values, large
+        kept, freed = self._let_go(job) if last else (False, [])
+        if each is None:
             seconds = monotonic() - job.began - job.told
             job.told += seconds
-            job.sent = end
-            values = job.out[first:end]
-            errors = {index - first: blob for index, blob in list(job.errors.items()) if first <= index < end}
-            each = job.each[first:end] if job.each is not None else None
-            body, itemised, large = self._pack(job, values, errors)
-            where, wanted = None, 0
-            if large is not None:
-                where, wanted, body = self._place(large, body, values)
-            del values
-            kept, freed = self._let_go(job) if last else (False, [])
-            plain = not (errors or each or where or wanted or kept or freed)
-            meta = None if plain else (errors, each, where, wanted, kept, freed)
-            flags = (ITEMISED if itemised else 0) | (LAST if last else 0)
-            self._send(wire.PART, job.seq, flags=flags, count=end - first, seconds=seconds, meta=meta, body=body)
+        else:
+            seconds = sum(each)
+        job.sent = end
+        plain = not (errors or each or where or kept or freed)
+        meta = None if plain else (errors, each, where, kept, freed)
+        flags = (ITEMISED if itemised else 0) | (LAST if last else 0)
+        self._send(wire.PART, job.seq, flags=flags, count=end - first, seconds=seconds, meta=meta, body=body)
+        return end
 
     def _let_go(self, job: Job) -> tuple[bool, list[int]]:
         """Release the batch's large inputs: whether one is still in use, and the pieces of earlier ones that no
@@ -259,16 +276,6 @@ class _Worker:
             return wire.plain(blobs), True, None
         return body, False, large
 
-    def _place(
-        self, large: payload.Buffers, body: bytes, values: list[Any]
-    ) -> tuple[tuple[int, list[payload.Place]] | None, int, bytes]:
-        """Large results into the outbox; without one, or without room in it, into the pickle after all."""
-        where = self._outbox.put(large) if self._outbox is not None else None
-        if where is not None:
-            return where, 0, body
-        wanted = large.size if self._outbox is None or large.size > self._outbox.room else 0
-        return None, wanted, dumps(values)
-
     def _full(self) -> bool:
         """Does the worker hold more than `max_memory`? Looked at every 5 ms at most: reading it takes 10 us."""
         run = self._run
@@ -278,86 +285,6 @@ class _Worker:
         run.looked = now
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * self._page > (run.work.max_memory or 0)
-
-
-class _Run:
-    """One run in this worker: its function, bound to what it shares and what `setup=` opened."""
-
-    def __init__(self, work: Work, common: tuple[int, list[payload.Place], list[str]] | None) -> None:
-        self.work = work
-        self.careful = work.timeout is not None or work.max_memory is not None or work.seed is not None
-        self.pace = FAST  # the first batch is a careful one
-        self.looked = 0.0
-        self.told = False  # that it is ready
-        self._common: dict[str, Any] = {}
-        self._views: payload.Views | None = None
-        self._close: Callable[[], object] | None = None
-        self._call: Callable[[Any], Any] | None = None
-        if common is not None:
-            piece, places, names = common
-            self._views = payload.Views(piece, places)
-            blob, *buffers = self._views.buffers
-            self._common = dict(zip(names, pickle.loads(blob, buffers=buffers), strict=True))
-
-    def opened(self) -> Callable[[Any], Any]:
-        """The callable of the loops; the first time it opens `setup=`. Raises SetupFailed."""
-        if self._call is None:
-            resources = self._open()
-            work = dataclasses.replace(self.work, common=self._common)
-            self._call = bind(work, resources) if work.seed is None else bind_pairs(work, resources, reseeds=True)
-        return self._call
-
-    def _open(self) -> dict[str, Any]:
-        if not self.work.setup:
-            return {}
-        opened, stack = open_all(self.work.setup)
-        self._close = stack.close
-        return opened
-
-    def itemised(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """`call` from pickle to pickle, so that a death in either belongs to the item."""
-        seeded = self.work.seed is not None
-
-        def whole(given: Any) -> bytes:
-            blob, index = given if seeded else (given, 0)
-            try:
-                item = pickle.loads(blob)
-            except Raised as error:
-                raise _unpicklable_error(error) from error
-            value = call((item, index)) if seeded else call(item)
-            try:
-                return dumps(value)
-            except Raised as error:
-                raise wire.not_picklable(value, "result", error) from error
-
-        return whole
-
-    def close(self) -> bool:
-        """Close what was opened; a failure is printed, for its run has all its results. True when it went well."""
-        close, self._close, self._call = self._close, None, None
-        if close is None:
-            return True
-        try:
-            close()
-        except BaseException:
-            traceback.print_exc()
-            return False
-        return True
-
-    def release(self) -> bool:
-        """Let go of what the run shared; False while something else still looks at it."""
-        self._common = {}
-        return self._views is None or self._views.release()
-
-
-def _unpicklable_error(error: BaseException) -> NotPicklable:
-    return NotPicklable(f"the input can't be unpickled in a worker ({type(error).__name__}: {error})", "input")
-
-
-def _unpicklable(error: BaseException) -> bytes:
-    wrapped = _unpicklable_error(error)
-    wrapped.__cause__ = error
-    return dump_error(wrapped)
 
 
 def _adopt(cwd: str, path: list[str], argv: list[str], environ: dict[str, str]) -> None:
