@@ -223,7 +223,12 @@ def test_measure(folder):
     """`duodao measure` tells what a call costs and where it should run."""
     done = duodao("measure", "work.py:square", "n.txt", cwd=folder)
     assert done.returncode == 0
-    assert "inline" in done.stdout
+    assert "advice: " in done.stdout
+    (folder / "n.txt").write_text("x\n")
+    done = duodao("measure", "work.py:square", "n.txt", cwd=folder)
+    assert done.returncode == 1
+    assert done.stderr.startswith("duodao: work.py:square failed with an item of the sample: ValueError: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_help_is_quick_and_names_every_command(folder):

@@ -66,6 +66,7 @@ BAD = [
     (["journal", "gone", "--failed", "--retry-failed"], "give one of them"),
     (["measure", "work.py:square", "empty.txt"], "the sample holds no item"),
     (["measure", "work.py:gone", "n.txt"], "work.py has no 'gone'"),
+    (["measure", "work.py:add", "n.txt"], "add takes 2 arguments (a, b)"),
 ]
 
 
