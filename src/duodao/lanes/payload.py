@@ -144,34 +144,38 @@ def copies(places: Sequence[Place]) -> list[Any]:
 
 
 class Views:
-    """What a worker was given of one piece of the arena, in place and read-only."""
+    """What a worker was given of one piece of the arena, in place and read-only.
+
+    Each buffer is lent through a view of its own. A memoryview of a memoryview, which is what numpy makes of one, counts
+    only with the first in the row: without an owner in between, releasing ours would never say that it is still in use.
+    """
 
     def __init__(self, piece: int, places: Sequence[Place]) -> None:
         memory = arena.get()
         self.piece = piece
         self.buffers: list[Any] = []
-        self._views: list[memoryview] = []
+        self._owners: list[memoryview] = []
         for offset, size, kind in places:
-            if kind in (_OTHER, _ITEM):
-                view = memory.view(offset, size).toreadonly()
-                self._views.append(view)
-                self.buffers.append(view)
-            elif kind == _ITEM_ARRAY:
-                view = memory.view(offset, size)
-                self._views.append(view)
-                self.buffers.append(view)
-            else:
+            if kind in (_BYTES, _BYTEARRAY):
                 self.buffers.extend(copies([(offset, size, kind)]))
+                continue
+            owner = memory.view(offset, size)
+            if kind != _ITEM_ARRAY:
+                owner = owner.toreadonly()
+            self._owners.append(owner)
+            between = pickle.PickleBuffer(owner)
+            self.buffers.append(memoryview(between))
+            between.release()
 
     def release(self) -> bool:
         """True when nothing looks at it any more."""
         self.buffers.clear()
-        while self._views:
+        while self._owners:
             try:
-                self._views[-1].release()
+                self._owners[-1].release()
             except BufferError:
                 return False
-            self._views.pop()
+            self._owners.pop()
         return True
 
 
