@@ -20,8 +20,9 @@ RESPONSIVE = 0.020
 """Seconds. A longer call runs on a thread of its own even if no lane can speed it up, so that the caller isn't held."""
 PER_ITEM = 0.5e-6
 """Seconds of both sides' loops that an item costs on the process lane, beside pickling."""
-GAIN = 0.9
-"""Processes must take less than this part of the time, or the simpler lane is taken."""
+GAIN, CLEAR_GAIN = 0.9, 0.6
+"""Processes must take less than this part of the time, or the simpler lane is taken; the second for calls under HANDED,
+which are measured cold, and cost less once they run in a row."""
 COLD, WARM = 0.15, 0.01
 """Seconds until the first process worker answers: with the guard to start, and without."""
 ENOUGH, LIMIT, MOST = 5, 0.050, 1000
@@ -92,9 +93,8 @@ def figures(costs: Sequence[Cost], *, unfinished: bool = False) -> Figures:
     is left out, so that it doesn't speak for all."""
     if len(costs) > 2 and costs[0].wall > 3 * sorted(cost.wall for cost in costs[1:])[len(costs) // 2 - 1]:
         costs = costs[1:]
-    count = len(costs)
-    mean = [sum(column) / count for column in zip(*costs, strict=True)]
-    return Figures(count, *mean, unfinished)
+    wall, cpu, held, waited, voluntary, involuntary = (sum(column) / len(costs) for column in zip(*costs, strict=True))
+    return Figures(len(costs), wall, cpu, held, waited, voluntary, involuntary, unfinished)
 
 
 def enough(costs: Sequence[Cost], elapsed: float) -> bool:
@@ -163,7 +163,7 @@ def _no_processes(seen: Figures, terms: Terms) -> str:
     ship = PER_ITEM if terms.ship is None else PER_ITEM + terms.ship
     # Half of the shipping is done by the caller's process, which has to do it for all workers.
     apart = max((seen.wall + ship) / cores, ship / 2)
-    if apart > GAIN * seen.wall:
+    if apart > (GAIN if seen.wall >= HANDED else CLEAR_GAIN) * seen.wall:
         return f"sending it to a process and back takes {duration(ship)}"
     if (
         terms.remaining is not None

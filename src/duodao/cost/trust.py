@@ -54,7 +54,8 @@ _NUMPY = _words("""
     array asarray linspace float64 float32 int64 int32 uint8 clip where unique concatenate histogram percentile
     median
 """)
-_DATA = frozenset((int, float, complex, str, bytes, bytearray, bool, range, slice, memoryview, type(None), type(...)))
+_DATA = frozenset((int, float, complex, str, bytes, bytearray, bool, range, slice, memoryview))
+_DATA |= {type(value) for value in (None, ..., NotImplemented)}
 _DATA_NAMES = _words("""
     datetime.datetime datetime.date datetime.time datetime.timedelta datetime.timezone decimal.Decimal
     fractions.Fraction uuid.UUID pathlib.PosixPath pathlib.PurePosixPath pathlib._local.PosixPath array.array
@@ -119,7 +120,7 @@ class _Walk:
             module = value.__module__ or ""
             if module == "builtins":
                 return value.__name__ not in _UNSAFE_BUILTINS
-            return module in _MODULES
+            return module in _MODULES or (module, value.__name__) == ("_thread", "get_ident")  # a dataclass's repr
         return self.value(owner, depth + 1)
 
     def kind(self, value: type, depth: int) -> bool:
@@ -223,7 +224,18 @@ class _Walk:
 
 _MISSING: Any = object()
 _PLAIN_DUNDERS = frozenset(
-    {"__init__", "__name__", "__doc__", "__len__", "__enter__", "__exit__", "__iter__", "__next__"}
+    {
+        "__init__",
+        "__class__",
+        "__qualname__",
+        "__name__",
+        "__doc__",
+        "__len__",
+        "__enter__",
+        "__exit__",
+        "__iter__",
+        "__next__",
+    }
 )
 
 
