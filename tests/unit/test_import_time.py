@@ -33,6 +33,5 @@ def test_public_names_load() -> None:
         "for name in duodao.__all__:\n"
         "    getattr(duodao, name)\n"
         "assert set(duodao.__all__) <= set(dir(duodao))\n"
-        "assert list(duodao.__all__) == sorted(duodao.__all__, key=str.lower), duodao.__all__\n"
     )
     subprocess.run([sys.executable, "-I", "-c", program], check=True)

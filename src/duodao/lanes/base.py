@@ -120,7 +120,7 @@ class Lane(Protocol):
 
     name: as users write it. workers: calls in flight at most. target: seconds of work the engine aims to put in a batch.
     depth: batches in flight per worker that keep it busy. singly: True when items of a batch start one by one as calls
-    end (the engine then hands over items, not work sized by time, and keeps up to 2 x workers of them out).
+    end (the engine then hands over items, not work sized by time, and keeps up to depth x workers of them out).
     """
 
     name: str

@@ -124,7 +124,7 @@ class Node:
         """Items that keep the lane busy: what may be out at once."""
         lane = self.lane
         if lane.singly:
-            return lane.workers if self.meter else 2 * lane.workers
+            return lane.workers if self.meter else lane.depth * lane.workers
         return (1 if self.meter else lane.depth) * lane.workers * self.size()
 
     def size(self) -> int:
@@ -139,7 +139,7 @@ class Node:
         if now < self.paused_until:
             return 0
         if lane.singly:
-            limit = lane.workers if self.meter else 2 * lane.workers
+            limit = lane.workers if self.meter else lane.depth * lane.workers
             room = limit - self.out
             if 0 < room < limit // 4 and self.flying:  # fewer, fuller hand-overs; half of the limit still waits there
                 room = 0 if not self.meter else room

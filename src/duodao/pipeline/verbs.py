@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from duodao.errors import UsageError
 from duodao.outcome import Outcome, Report
-from duodao.pipeline.runs import Map, plan
+from duodao.pipeline.runs import Map, displays, plan
 from duodao.pipeline.stages import Errors, Pipeline, StageOptions
 from duodao.telemetry import Snapshot
 
 if TYPE_CHECKING:
     from duodao.channel.journal import Journal
+
+__all__ = ["Map", "arun", "displays", "map", "run"]
 
 A = TypeVar("A")
 R = TypeVar("R")
