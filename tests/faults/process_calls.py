@@ -1,4 +1,4 @@
-"""What the crash table runs: five moments, six ways to fail, and values that fail at their moment. Importable by workers."""
+"""What the crash table runs: five moments, six ways, and values that fail at their moment. Importable by workers."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+from time import monotonic
 
 from duodao.children import guard
 from duodao.lanes.base import Batch, Work
@@ -102,4 +103,11 @@ def marked(pid):
 def survivors():
     """Descendants that are left once every lane is closed and the fleet is empty, the guard apart."""
     FLEET.clear()
+    until = monotonic() + 10
+    while (left := _descendants()) and monotonic() < until:
+        os.sched_yield()  # a worker's group is killed as it ends; those in it need a moment to be gone
+    return left
+
+
+def _descendants():
     return marked(os.getpid()) - {guard._home.get().pid}

@@ -1,7 +1,7 @@
 """The crash table of the process lane: {pickling the task, unpickling it, run, pickling the result, unpickling it} x
 {raise, sys.exit, os._exit, SIGSEGV, SIGKILL, out of memory}, and what else a worker can do to its lane.
 
-CPython's test_concurrent_futures/test_deadlock.py is the model of its rows; there a crash ends the pool, here only its item.
+CPython's test_concurrent_futures/test_deadlock.py is the model of its rows: a crash ends the pool there, an item here.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def test_worker_killed_once(tmp_path):
 
 @pytest.mark.parametrize("careful", [False, True])
 def test_exception_that_does_not_unpickle(careful):
-    """It becomes a RemoteError with its type and the remote traceback; the pools of the standard library hang or break."""
+    """It becomes a RemoteError with its type and the remote traceback; a pool of the standard library hangs or
+    breaks."""
     with Run(calls.raise_two) as run:
         run.start(list(range(6)), careful=careful)
         values = run.finish()

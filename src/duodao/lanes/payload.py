@@ -146,8 +146,9 @@ def copies(places: Sequence[Place]) -> list[Any]:
 class Views:
     """What a worker was given of one piece of the arena, in place and read-only.
 
-    Each buffer is lent through a view of its own. A memoryview of a memoryview, which is what numpy makes of one, counts
-    only with the first in the row: without an owner in between, releasing ours would never say that it is still in use.
+    Each buffer is lent through a view of its own. A memoryview of a memoryview, which is what numpy makes of one,
+    counts only with the first in the row: without an owner in between, releasing ours would never say that it is still
+    in use.
     """
 
     def __init__(self, piece: int, places: Sequence[Place]) -> None:

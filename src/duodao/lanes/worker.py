@@ -89,6 +89,8 @@ class _Worker:
                 self._end()
         if self._run is not None:
             self._run.close()
+        for stream in self._streams:
+            stream.finish()
 
     def _read(self) -> Frame | None:
         if self._run is None:

@@ -200,7 +200,7 @@ def test_common_is_shared_and_read_only():
 
 
 def test_output_and_logging_reach_the_caller(capsys, caplog):
-    """Whole lines, in sys.stdout and sys.stderr of the caller, and records in its loggers, before the call's outcome."""
+    """Whole lines reach the caller's sys.stdout and sys.stderr, records its loggers, before the call's outcome."""
     with caplog.at_level(logging.INFO):
         assert run(calls.talk, [[1]], workers=1) == [1]
     out, err = capsys.readouterr()
@@ -290,7 +290,7 @@ print("done")
 
 
 def test_functions_and_classes_of_main():
-    """Functions, classes, enums and exceptions of a script work without a `__main__` guard, and so does a nested map."""
+    """Functions, classes, enums and exceptions of a script work without a `__main__` guard; so does a nested map."""
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM], capture_output=True, text=True, timeout=60
     )
