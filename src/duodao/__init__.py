@@ -14,21 +14,28 @@ if TYPE_CHECKING:
     from duodao.outcome import Outcome, Report
     from duodao.pipeline.rate import Rate
     from duodao.pipeline.retry import Retry
+    from duodao.pipeline.sink import JsonLines
+    from duodao.pipeline.source import Rejected
     from duodao.pipeline.stages import Pipeline
     from duodao.pipeline.verbs import arun, map, run
     from duodao.telemetry import Snapshot
 
 __version__ = "0.1.0"
-__all__ = ["Journal", "Outcome", "Pipeline", "Profile", "Rate", "Report", "Retry", "arun", "map", "measure", "run"]
+__all__ = [
+    "Journal", "JsonLines", "Outcome", "Pipeline", "Profile", "Rate", "Rejected", "Report", "Retry", "arun", "map",
+    "measure", "run",
+]  # fmt: skip
 
 # Every name is loaded when it is first used (PEP 562): the guard and its workers import this package too, and start
 # 15 ms sooner without the engine.
 _HOMES = {
     "Journal": "channel.journal",
+    "JsonLines": "pipeline.sink",
     "Outcome": "outcome",
     "Pipeline": "pipeline.stages",
     "Profile": "cost.advise",
     "Rate": "pipeline.rate",
+    "Rejected": "pipeline.source",
     "Report": "outcome",
     "Retry": "pipeline.retry",
     "arun": "pipeline.verbs",
