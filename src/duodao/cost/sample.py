@@ -179,6 +179,7 @@ class Meter:
         self.tid = threading.get_native_id()
         self.probe = Probe(words)
         self.queued = proc.queued(os.getpid(), self.tid)
+        self.long = True
         self.floor = (0, 0)
         empty = [self._timed(_nothing, (), {})[1:] for _ in range(9)]
         self.floor = (min(wall for wall, _ in empty), min(cpu for _, cpu in empty))
@@ -186,6 +187,8 @@ class Meter:
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sampled:
         """Run it and measure it."""
         words = self.words
+        if self.long:  # what it waited between two calls is not this call's; after short ones nobody waited for long
+            self.queued = proc.queued(os.getpid(), self.tid)
         voluntary, involuntary = _switches()
         held = self.probe.enter()
         words[_PID], words[_TID], words[_HELD_BEFORE] = os.getpid(), self.tid, held
@@ -199,7 +202,8 @@ class Meter:
             if words[_TID] == self.tid:  # a given-up call must not erase the one that came after it
                 words[_BEGAN] = 0
         waited = 0.0
-        if wall >= LONG:
+        self.long = wall >= LONG
+        if self.long:
             queued = proc.queued(os.getpid(), self.tid)
             waited, self.queued = queued - self.queued, queued
         after = _switches()
