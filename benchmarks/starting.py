@@ -136,6 +136,9 @@ def importing(statement: str) -> Callable[[Bench], None]:
 
 
 IMPORT.row("import duodao", ours=True)(importing("import duodao"))
+IMPORT.row("import duodao; duodao.map", note="with all that a first call on threads needs")(
+    importing("import duodao; list(duodao.map(abs, [1], lane='thread'))")
+)
 IMPORT.row("import concurrent.futures, multiprocessing")(importing("import concurrent.futures, multiprocessing"))
 IMPORT.row("from concurrent.futures import ProcessPoolExecutor")(
     importing("from concurrent.futures import ProcessPoolExecutor")

@@ -157,8 +157,7 @@ def test_the_first_failure_is_raised_in_its_place(lane, items) -> None:
         assert list(duodao.map(fail_if_negative, items, lane=lane)) == items
         return
     with pytest.raises(ValueError) as caught, duodao.map(fail_if_negative, items, lane=lane) as results:
-        for value in results:
-            got.append(value)
+        got.extend(results)
     assert caught.value.args == (items[len(expected)],)
     assert got == expected
 
