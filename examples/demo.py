@@ -27,17 +27,26 @@ console = Console()
 def main():
     """Both jobs, one after the other."""
     os.makedirs(OUT, exist_ok=True)
-    folder = sysconfig.get_path("stdlib")
+    folder = sys.argv[1] if len(sys.argv) > 1 else sysconfig.get_path("stdlib")
     console.rule("1. Work that computes: parse every source file of the standard library")
-    run(f"{EXAMPLES}/index.py:index", "--paths", "--match", "*.py", *sources(folder), name="index")
+    run(
+        f"{EXAMPLES}/index.py:index",
+        "--paths",
+        "--match",
+        "*.py",
+        *sources(folder),
+        name="index",
+        shown=f"{folder}/...",
+    )
     modules = read("index")
     show_modules(modules)
+    console.print("What failed are test files that are broken on purpose, if any; none of them stopped the others.\n")
 
     console.rule("2. Work that waits: fetch the same files as pages from a web server")
     with serving(folder, LATENCY) as base:
         with open(f"{OUT}/urls.txt", "w", encoding="utf-8") as file:
             file.writelines(f"{base}/{os.path.relpath(module['path'], folder)}\n" for module in modules)
-        run(f"{EXAMPLES}/fetch.py:fetch", f"{OUT}/urls.txt", name="pages")
+        run(f"{EXAMPLES}/fetch.py:fetch", f"{OUT}/urls.txt", name="pages", shown=f"{OUT}/urls.txt")
     show_pages(read("pages"))
     console.print(f"Results and journals are in {OUT}/. Look at: duodao journal {OUT}/index.journal --failed")
 
@@ -49,14 +58,13 @@ def sources(folder):
     return [os.path.join(folder, name) for name in names if name != "__pycache__"] or [folder]
 
 
-def run(*arguments, name):
-    """One `duodao map`, on this terminal, started over each time."""
-    argv = ["duodao", "map", *arguments, "-o", f"{OUT}/{name}.jsonl", "--journal", f"{OUT}/{name}.journal", "--fresh"]
-    shown = [word for word in argv if not os.path.isabs(word)]
-    if len(shown) < len(argv):
-        shown.insert(shown.index("-o"), f"{sysconfig.get_path('stdlib')}/...")
-    console.print(f"$ {shlex.join(shown)}", style="bold", highlight=False, soft_wrap=True)
-    process = subprocess.Popen([sys.executable, "-m", *argv])
+def run(function, *inputs, name, shown):
+    """One `duodao map`, on this terminal, started over each time. shown: what stands for the inputs on the screen."""
+    outputs = ["-o", f"{OUT}/{name}.jsonl", "--journal", f"{OUT}/{name}.journal", "--fresh"]
+    options = inputs[: inputs.index("*.py") + 1] if "*.py" in inputs else ()
+    words = ["duodao", "map", function, *options, shown, *outputs]
+    console.print(f"$ {shlex.join(words)}", style="bold", highlight=False, soft_wrap=True)
+    process = subprocess.Popen([sys.executable, "-m", "duodao", "map", function, *inputs, *outputs])
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the command; we wait for what it does
     code = process.wait()
     signal.signal(signal.SIGINT, signal.default_int_handler)

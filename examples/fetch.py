@@ -1,7 +1,7 @@
 """Pages from a web server, in two ways, and a small server to fetch them from. I/O work: it waits.
 
-    python examples/fetch.py --serve /usr/lib/python3.11     # prints its address
-    duodao map examples/fetch.py:fetch urls.txt -o pages.jsonl
+python examples/fetch.py --serve /usr/lib/python3.11     # prints its address
+duodao map examples/fetch.py:fetch urls.txt -o pages.jsonl
 """
 
 import asyncio

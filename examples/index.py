@@ -1,6 +1,6 @@
 """What a Python source file holds: its module name, classes, functions, imports and lines. CPU work: it parses.
 
-    duodao map examples/index.py:index --paths --match '*.py' /usr/lib/python3.11 -o index.jsonl --journal index.journal
+duodao map examples/index.py:index --paths --match '*.py' /usr/lib/python3.11 -o index.jsonl --journal index.journal
 """
 
 import ast

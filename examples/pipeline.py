@@ -1,6 +1,6 @@
 """Two stages that need different lanes: fetching waits, counting words computes.
 
-    duodao run examples/pipeline.py:words urls.txt -o words.jsonl
+duodao run examples/pipeline.py:words urls.txt -o words.jsonl
 """
 
 import collections

@@ -27,7 +27,7 @@ EPILOG = (
     "Ctrl-C once finishes what is in flight, twice stops at once."
 )
 OK, FAILED, STOPPED = 0, 1, 3
-SHOWN = 5
+SHOWN = 3
 """Failures that are told on stderr when a file holds them all; when none does, all that the Report keeps are told."""
 
 
