@@ -23,9 +23,9 @@ MADE := $(VENV)/.made-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
 BENCH := $(BENCH_VENV)/.made-$(VERSION)
 # --group came with pip 25.1, later than the pip that Python 3.11 to 3.13 bring along.
-PIP := -m pip --disable-pip-version-check --quiet
+PIP := -m pip --disable-pip-version-check -qq
 
-.PHONY: help demo test soak bench lint format clean check-python
+.PHONY: help demo test soak bench lint lint-ruff lint-mypy lint-pyright format clean check-python
 .DEFAULT_GOAL := help
 
 help:
@@ -67,9 +67,16 @@ soak: $(DEV)
 bench: $(BENCH)
 	@$(BENCH_BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
-lint: $(DEV)
-	@$(BIN)/ruff check .
+# Three targets, so that `make -k lint` shows what each has to say.
+lint: lint-ruff lint-mypy lint-pyright
+
+lint-ruff: $(DEV)
+	@$(BIN)/ruff check --output-format concise .
+
+lint-mypy: $(DEV)
 	@$(BIN)/mypy
+
+lint-pyright: $(DEV)
 	@$(BIN)/pyright
 
 format: $(DEV)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SAMPLES = sorted(p for p in HERE.glob("*.py") if not p.name.startswith("test_"))
+Checker = Callable[[list[Path], Path], list[str]]
 BROKEN = """
 from typing import assert_type
 import duodao
@@ -57,13 +59,13 @@ CHECKERS = pytest.mark.parametrize("checker", [mypy, pyright], ids=["mypy", "pyr
 
 
 @CHECKERS
-def test_inference(checker, tmp_path) -> None:
+def test_inference(checker: Checker, tmp_path: Path) -> None:
     """The element type of a map, a pipeline and an Outcome is inferred, and wrong calls are refused."""
     assert checker(SAMPLES, tmp_path) == []
 
 
 @CHECKERS
-def test_a_wrong_claim_is_seen(checker, tmp_path) -> None:
+def test_a_wrong_claim_is_seen(checker: Checker, tmp_path: Path) -> None:
     """The check above is no empty promise: a false assert_type is reported by both."""
     sample = tmp_path / "sample.py"
     sample.write_text(BROKEN)
