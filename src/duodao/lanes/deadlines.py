@@ -13,7 +13,7 @@ _SAMPLED = 0.05
 """Seconds between looks at the memory of workers that run an item, where max_memory is set."""
 
 
-def due(links: Sequence[Link], work: Work, closing: float | None) -> float | None:
+def due(links: Sequence[Link], work: Work, closing: float | None, again: float | None) -> float | None:
     """When the lane has to look though nothing arrives; None when it needn't.
 
     A worker that is in no item now can't exceed its time-out sooner than one that begins now.
@@ -23,6 +23,8 @@ def due(links: Sequence[Link], work: Work, closing: float | None) -> float | Non
     when += [link.ending for link in links if link.ending is not None]
     if closing is not None:
         when = [each for each in when if each > now]  # what is past was acted on: its death is awaited
+    if again is not None:
+        when.append(again)
     busy = [link for link in links if link.leases and link.killed is None]
     if busy and work.max_memory is not None:
         when.append(now + _SAMPLED)

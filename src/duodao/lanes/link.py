@@ -152,39 +152,48 @@ class Link:
         except BlockingIOError:
             return
 
-    def take_back(self) -> list[Lease]:
-        """The leases that the worker has not begun to read, which it then never will; [] when that can't be had now.
+    def take_back(self) -> list[Lease] | None:
+        """The leases behind the one that the worker runs or will run first: it never sees them. None: not now.
 
-        The worker holds a record lock on the pipe while it reads. With the lock ours nobody reads, so what is in the
-        pipe is whole frames, those of the newest leases. Its current batch is never among them.
+        The worker holds a record lock on the pipe while it reads. With the lock ours nobody reads, so what waits is
+        whole frames, the newest leases last; what comes before those that are taken is written again.
         """
         if len(self.leases) < 2:
             return []
         try:
             fcntl.lockf(self._tasks_w, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
+            return None
+        except OSError:  # no record locks on pipes here: nothing can be taken back
             return []
         try:
             in_pipe = self._in_pipe()
             waiting = in_pipe + sum(map(len, self._out))
             taken: list[Lease] = []
             size = 0
-            for lease in reversed(self.leases):
+            for lease in list(self.leases)[:0:-1]:
                 if size + lease.size > waiting:
                     break
                 size += lease.size
                 taken.append(lease)
-            if not taken or size != waiting or len(taken) == len(self.leases):
-                return []  # something else waits there too, or the worker has not begun at all
-            while in_pipe:
-                in_pipe -= len(os.read(self._tasks_r, in_pipe))
+            if not taken:
+                return []
+            before = b"".join([*self._drain(in_pipe), *self._out])[: waiting - size]
             self._out.clear()
+            for _ in taken:
+                self.leases.pop()
+            self.write([before] if before else [])
         finally:
             fcntl.lockf(self._tasks_w, fcntl.LOCK_UN)
-        for _ in taken:
-            self.leases.pop()
         taken.reverse()
         return taken
+
+    def _drain(self, size: int) -> list[bytes]:
+        pieces = []
+        while size:
+            pieces.append(os.read(self._tasks_r, size))
+            size -= len(pieces[-1])
+        return pieces
 
     def _in_pipe(self) -> int:
         count = array.array("i", [0])
@@ -226,6 +235,23 @@ class Link:
                 with contextlib.suppress(OSError):
                     os.close(fd)
         self._tasks_r = self._tasks_w = self._results_r = self._results_w = -1
+
+
+def share(links: Sequence[Link]) -> bool:
+    """Move what waits behind one worker's call to idle ones; False when one that was reading could not be asked.
+
+    It tells nothing once it has read, and may have been stopped in the middle: the lane asks again by the clock.
+    """
+    idle = [link for link in links if not link.leases and link.ending is None]
+    settled = True
+    for victim in sorted(links, key=lambda link: -len(link.leases)) if idle else ():
+        if len(victim.leases) < 2 or not idle:
+            break
+        taken = victim.take_back()
+        settled = settled and taken is not None
+        for lease in taken or ():
+            (idle.pop() if idle else victim).lease(lease)
+    return settled
 
 
 def _pipe() -> tuple[int, int]:

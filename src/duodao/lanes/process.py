@@ -32,12 +32,14 @@ from duodao.lanes.base import Batch, Deliver, Result, Work
 from duodao.lanes.fleet import FLEET
 from duodao.lanes.incoming import Incoming
 from duodao.lanes.launch import Launch
-from duodao.lanes.link import Lease, Link
+from duodao.lanes.link import Lease, Link, share
 
 BARREN = 3
 """So many workers in a row may die before their first item, or outside of any, until the run ends."""
 _HANDSHAKE = 2.0
 """Seconds that an idle worker has, whatever the grace, to close what `setup=` opened."""
+_SOON = 0.002
+"""Seconds until a worker that was reading is asked again."""
 _BUFFER = 256 << 10
 
 
@@ -60,6 +62,8 @@ class Processes:
         self._ended: deque[Link] = deque()
         self._waiting: deque[tuple[Batch, Deliver, range]] = deque()
         self._seq = 0
+        self._again: float | None = None
+        self._pause = _SOON
         self._barren = 0
         self._fatal: BaseException | None = None
         self._closing: float | None = None
@@ -124,7 +128,7 @@ class Processes:
                     if lease.batch is batch:
                         lease.cancelled = True
                 if any(lease.cancelled for lease in link.leases):
-                    for lease in link.take_back():
+                    for lease in link.take_back() or ():
                         if lease.cancelled:
                             self._discard(lease)
                         else:
@@ -245,6 +249,7 @@ class Processes:
                     self._bury(self._ended.popleft())
                 with self._lock:
                     deadlines.enforce(self._links, self._work)
+                    self._share()
                 if self._closing is not None and self._wind_up():
                     return
         finally:
@@ -272,7 +277,7 @@ class Processes:
         for fd in writers:
             poller.register(fd, select.POLLOUT)
         with self._lock:
-            due = deadlines.due(self._links, self._work, self._closing)
+            due = deadlines.due(self._links, self._work, self._closing, self._again)
         return poller.poll(None if due is None else max(0.0, (due - monotonic()) * 1000 + 1))
 
     def _read(self, link: Link) -> bool:
@@ -290,15 +295,15 @@ class Processes:
     # What Incoming asks for
 
     def finished(self, link: Link) -> None:
-        """The worker has ended its oldest batch. Idle, it gets one that waits behind another's."""
+        """The worker has ended its oldest batch."""
         with self._lock:
             self._discard(link.leases.popleft())
-            if link.leases or link.ending is not None:
-                return
-            victim = max(self._links, key=lambda other: len(other.leases))
-            taken = victim.take_back()
-            for place, lease in enumerate(taken):
-                (link if place == 0 else victim).lease(lease)
+
+    def _share(self) -> None:
+        """Give idle workers what waits behind others' calls. One that is reading is asked again, ever less often."""
+        settled = share(self._links)
+        self._again = None if settled else monotonic() + self._pause
+        self._pause = _SOON if settled else min(self._pause * 2, 1.0)
 
     def delivered(self) -> None:
         """A worker gave outcomes: those that died before it were no series."""

@@ -306,7 +306,7 @@ def test_idle_lane_uses_no_cpu():
     inbox.get(timeout=30)
     from duodao.lanes import deadlines
 
-    assert deadlines.due(lane._links, lane._work, None) is None
+    assert deadlines.due(lane._links, lane._work, None, lane._again) is None
     lane.close(1.0)
 
 
