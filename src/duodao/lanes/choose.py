@@ -193,6 +193,13 @@ class Auto:
         if self._inner is not None:
             self._inner.close(grace)
 
+    async def aclose(self, grace: float) -> None:
+        """As `close`, on the loop the lane was given, and waits until calls there have ended."""
+        self.close(grace)
+        aclose = getattr(self._inner, "aclose", None)
+        if aclose is not None:
+            await aclose(grace)
+
     def _sample(self, first: Batch) -> Sampling:
         from duodao.lanes.sampling import Sampling
 
