@@ -71,6 +71,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
             sys.stdout.flush()
     except BrokenPipeError:
         code = _unread()
+    except KeyboardInterrupt:  # once more while the first one was being told
+        code = INTERRUPTED
     sys.exit(code)
 
 
