@@ -1,4 +1,4 @@
-"""python -m benchmarks [--only NAME[,NAME]] [--rounds N] [--list] [--keep]: see the Makefile."""
+"""python -m benchmarks [--only NAME[,NAME]] [--rounds N] [--rows NAME[,NAME]] [--write] [--list]: see the Makefile."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def main() -> int:
     )
     parser.add_argument("--list", action="store_true", help="show the scenarios and their rows")
     parser.add_argument("--rows", default="*", help="rows, comma-separated, with * and ?; such a run is only shown")
+    parser.add_argument("--write", action="store_true", help="write docs/ even after fewer rounds")
     options = parser.parse_args()
     scenarios = load()
     if options.list:
@@ -41,7 +42,7 @@ def main() -> int:
         )
         records.append(as_record(scenario, figures, options.rounds))
         print("\n".join(section(records[-1])), flush=True)
-    if options.rounds >= ENOUGH and options.rows == "*":
+    if (options.write or options.rounds >= ENOUGH) and options.rows == "*":
         say(f"written: {save(records, complete=len(chosen) == len(scenarios))}")
     return 0
 

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 jupyter_client = pytest.importorskip("jupyter_client")
-pytestmark = pytest.mark.leaves("threads")  # of the Jupyter client
+pytestmark = pytest.mark.leaves("threads", "files")  # of the Jupyter client, which never closes its loop
 
 
 @pytest.fixture
