@@ -56,10 +56,18 @@ class Commands(click.Group):
             return _unread()
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
 @click.version_option(package_name="duodao", message="duodao %(version)s")
-def duodao() -> None:
+@click.pass_context
+def duodao(ctx: click.Context, /) -> int:
     """Write plain functions; Duodao runs them: on threads, processes or coroutines, measured, durable, in order."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+    return USAGE
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -98,9 +106,6 @@ def _run(argv: list[str] | None) -> int:
         given = list(sys.argv[1:] if argv is None else argv)
         result = duodao.main(args=given, prog_name="duodao", standalone_mode=False, obj=given)
         return result if isinstance(result, int) else OK
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return USAGE
     except click.ClickException as error:
         return _say(_message(error), USAGE)
     except (click.Abort, KeyboardInterrupt):
@@ -129,11 +134,11 @@ def exit_code(error: DuodaoError) -> int:
 
 def _message(error: click.ClickException) -> str:
     text = error.format_message()
-    if isinstance(error, click.UsageError) and error.ctx is not None and error.ctx.command_path != "duodao":
-        hint = f" (see {error.ctx.command_path} --help)"
-    else:
-        hint = " (see duodao --help)"
-    return f"{text[:1].lower()}{text[1:]}".rstrip(".") + hint
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else "duodao"
+    hint = f"see {command} --help"
+    if isinstance(error, click.NoSuchOption) and command == "duodao run":
+        hint = f"a Pipeline's stages carry their own options; {hint}"
+    return f"{text[:1].lower()}{text[1:].rstrip('.')} ({hint})"
 
 
 def _say(text: str, code: int) -> int:
