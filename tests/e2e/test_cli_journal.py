@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from cli_program import WORK, Gate, Program, duodao
@@ -169,3 +171,23 @@ def test_two_runs_on_one_journal(folder):
         assert program.end() == 0
     gate.close()
     assert lines(folder / "out.jsonl") == [str(n) for n in range(60)]
+
+
+def test_resume_of_a_run_that_read_stdin(folder):
+    """The same inputs, piped in again, go on with the run."""
+    argv = ["map", "flaky.py:f", "-", "-o", "out.jsonl", "--journal", "j"]
+    assert duodao(*argv, cwd=folder, input="1\n2\n").returncode == 0
+    done = duodao("resume", "j", cwd=folder, input="1\n2\n4\n")
+    assert done.returncode == 0
+    assert lines(folder / "out.jsonl") == [1, 2, 4]
+    assert "2 already in the journal" in done.stderr
+
+
+def test_journal_of_a_program_has_no_command(folder):
+    """A journal that a Python program wrote can be read, and says that there is no command to repeat."""
+    code = "import duodao; duodao.run(abs, [1, -2], journal='k', lane='inline')"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    assert "succeeded  2" in duodao("journal", "k", cwd=folder).stdout
+    done = duodao("resume", "k", cwd=folder)
+    assert done.returncode == 2
+    assert "not written by a `duodao` command" in done.stderr

@@ -75,7 +75,8 @@ def _journal(given: dict[str, Any]) -> Journal | None:
         given["journal"], key=key, fresh=given["fresh"], accept_code=given["accept_code"],
         retry_failed=given.get("retry_failed", False),
     )  # fmt: skip
-    journal.note("command", {"argv": click.get_current_context().obj, "cwd": os.getcwd()})
+    stdin = given["nul"] or "-" in given["inputs"]
+    journal.note("command", {"argv": click.get_current_context().obj, "cwd": os.getcwd(), "stdin": stdin})
     return journal
 
 

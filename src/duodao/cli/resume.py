@@ -28,30 +28,26 @@ def command(journal: str, accept_code: bool, progress: bool | None) -> int:
 def again(path: str, **changes: Any) -> int:
     """Run the command noted in a journal, with these options changed. Raises UsageError when there is none."""
     path = os.path.realpath(path)
-    argv, folder = noted(path)
-    if reads_stdin(argv) and sys.stdin is not None and sys.stdin.isatty():
+    note = noted(path)
+    if note.get("stdin") and sys.stdin is not None and sys.stdin.isatty():
         raise UsageError(f"the run of {path} read its inputs from stdin: pipe the same ones in again")
     try:
-        os.chdir(folder)
+        os.chdir(note["cwd"])
     except OSError as error:
-        raise UsageError(
-            f"the run of {path} was started in {folder}, which can't be entered: {error.strerror}"
-        ) from None
+        raise UsageError(f"the run of {path} was started in {note['cwd']}: {error.strerror}") from None
     # The journal may have been moved since, and --fresh would throw away what is to be gone on with.
-    return run_argv(argv, journal=path, fresh=False, **changes)
+    return run_argv(list(note["argv"]), journal=path, fresh=False, **changes)
 
 
-def noted(path: str) -> tuple[list[str], str]:
-    """(the words after `duodao`, the directory) of the command that wrote the journal. Raises UsageError."""
+def noted(path: str) -> dict[str, Any]:
+    """argv (the words after `duodao`), cwd and stdin (whether it is read) of the command that wrote the journal.
+
+    Raises UsageError when no command did.
+    """
     with Journal.inspect(path) as seen:
         note = seen.command
     if not isinstance(note, dict) or not {"argv", "cwd"} <= note.keys():
         raise UsageError(
             f"the journal {path} was not written by a `duodao` command: run the program that wrote it again"
         )
-    return list(note["argv"]), str(note["cwd"])
-
-
-def reads_stdin(argv: list[str]) -> bool:
-    """Whether the command takes items from stdin."""
-    return "-" in argv or "-0" in argv or "--null" in argv
+    return note
