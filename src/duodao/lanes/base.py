@@ -82,10 +82,11 @@ class Failure:
 class Result:
     """One delivery: outcomes for some positions of a batch.
 
-    positions: None for all of the batch, else a sequence of positions, parallel to `values`. errors: position in
-    `values` -> Failure (that value is a placeholder), or None when all succeeded. seconds: run time of these calls
-    together, wall clock. each: seconds per call where the lane measured them, else None. fatal: the run must end with this error; the rest
-    of the fields is then ignored. notices: one-line texts the user must see (a thread that was given up).
+    positions: None for all of the batch, else a sequence of positions, parallel to `values`; empty when the lane only
+    wants to be asked for room again. errors: position in `values` -> Failure (that value is a placeholder), or None when
+    all succeeded. seconds: run time of these calls together, wall clock. each: seconds per call where the lane measured
+    them, else None. fatal: the run must end with this error; the other fields are then ignored. notices: one-line texts
+    the user must see (a thread that was given up).
     """
 
     __slots__ = ("batch", "each", "errors", "fatal", "notices", "positions", "seconds", "values")
@@ -118,9 +119,9 @@ Deliver = Callable[[Result], None]
 class Lane(Protocol):
     """Where calls run.
 
-    name: as users write it. workers: calls in flight at most. target: seconds of work the engine aims to put in a batch.
-    depth: batches in flight per worker that keep it busy. singly: True when items of a batch start one by one as calls
-    end (the engine then hands over items, not work sized by time, and keeps up to depth x workers of them out).
+    name: as users write it. workers: calls in flight at most. target: seconds of work the engine aims to put in a
+    batch. depth: batches in flight per worker that keep it busy. singly: True when items of a batch start one by one as
+    calls end (the engine then hands over items, not work sized by time, and keeps up to depth x workers of them out).
     """
 
     name: str

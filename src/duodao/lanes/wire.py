@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from duodao.errors import NotPicklable, RemoteError, RemoteTraceback
+from duodao.lanes import byvalue
 
 HEAD = struct.Struct("<BBxxIIIQd")
 
@@ -182,12 +183,10 @@ def dumps(value: Any, place: Callable[[pickle.PickleBuffer], Any] | None = None)
     else:
         if not _refers_to_absent(data):
             return data
-    import cloudpickle
-
     reset = getattr(place, "reset", None)
     if reset is not None:
         reset()
-    return bytes(cloudpickle.dumps(value, 5, buffer_callback=place))
+    return byvalue.dumps(value, place)
 
 
 def _refers_to_absent(data: bytes) -> bool:

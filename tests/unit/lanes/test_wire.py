@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 
 import pytest
 
 from duodao.errors import NotPicklable, RemoteError, RemoteTraceback
-from duodao.lanes import wire
+from duodao.lanes import byvalue, wire
 
 
 @pytest.fixture
@@ -147,3 +148,10 @@ def test_lambdas_and_closures_travel():
 
     n = 5
     assert pickle.loads(wire.dumps(lambda x: x + n))(1) == 6
+
+
+def test_code_sent_by_value_keeps_its_file():
+    """A function that travels by value keeps the name of its file, so that a remote traceback shows its source."""
+    function = pickle.loads(byvalue.dumps(lambda x: x))
+    assert function.__code__.co_filename == __file__
+    assert function(3) == 3
