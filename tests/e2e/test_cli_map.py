@@ -64,7 +64,7 @@ def test_max_failures(folder):
     (folder / "n.txt").write_text("x\n" * 50)
     done = duodao("map", "work.py:square", "n.txt", "--max-failures", "3", "--lane", "inline", cwd=folder)
     assert done.returncode == 3
-    assert "max_failures" in done.stderr
+    assert "--max-failures 3: 4 of " in done.stderr
 
 
 def test_records(folder):
@@ -92,10 +92,12 @@ def test_results_that_json_cannot_hold(folder):
 
 @pytest.mark.parametrize("lane", ["inline", "thread", "process"])
 def test_stdout_holds_results_alone(folder, lane):
-    """With OUT on stdout, what the function prints is on stderr."""
-    done = duodao("map", "work.py:prints", "n.txt", "--lane", lane, cwd=folder)
+    """With OUT on stdout, what the function and its file print is on stderr."""
+    (folder / "loud.py").write_text("from work import prints\nprint('loaded')\n")
+    done = duodao("map", "loud.py:prints", "n.txt", "--lane", lane, cwd=folder)
     assert done.stdout == '"1"\n"2"\n"3"\n'
     assert "printed 2" in done.stderr
+    assert "loaded" in done.stderr
 
 
 def test_plain_lines_in_a_pipe(folder):

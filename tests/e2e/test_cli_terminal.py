@@ -21,7 +21,7 @@ ROWS, COLUMNS = 30, 100
 class Terminal:
     """A pseudo-terminal with a program on it, and what an emulator makes of its output."""
 
-    def __init__(self, argv, cwd):
+    def __init__(self, argv, cwd, stdout=None):
         self.master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         self.screen = pyte.HistoryScreen(COLUMNS, ROWS, history=1000)
@@ -29,9 +29,15 @@ class Terminal:
         env = {**os.environ, "TERM": "xterm-256color", "PS1": "$ "}
         env.pop("NO_COLOR", None)
         self.process = subprocess.Popen(
-            argv, cwd=cwd, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True,
+            argv,
+            cwd=cwd,
+            stdin=slave,
+            stdout=slave if stdout is None else stdout,
+            stderr=slave,
+            env=env,
+            start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - there is one thread
-        )  # fmt: skip
+        )
         os.close(slave)
 
     def text(self):
@@ -131,6 +137,19 @@ def test_results_on_the_terminal_without_a_bar(folder):
         assert terminal.process.wait(10) == 0
         assert '"39"' in terminal.text()
         assert "of 40" not in terminal.text()
+
+
+def test_results_in_a_pipe_with_a_bar_on_the_terminal(folder, gate):
+    """`duodao map … | program`: the results are the pipe's, the terminal has the display and what is printed."""
+    argv = command("map", "work.py:held_at_ten", "n.txt", "--lane", "thread", "--workers", "2")
+    with Terminal(argv, folder, stdout=subprocess.PIPE) as terminal:
+        gate.wait(1)
+        terminal.until("39 of 40", "in flight")
+        gate.let_go()
+        terminal.rest()
+        with terminal.process.stdout as results:
+            assert len(results.read().splitlines()) == 40
+        assert terminal.process.wait(10) == 0
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs a shell with job control")

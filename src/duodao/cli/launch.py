@@ -12,12 +12,13 @@ import click
 import duodao
 from duodao import Journal, JsonLines
 from duodao.cli import inputs, options
+from duodao.cli.explain import FAILED, OK, STOPPED, in_options
 from duodao.cli.interrupt import INTERRUPTED, Interrupts, write
 from duodao.errors import DuodaoError, TooManyFailures, UsageError
 from duodao.watch import progress, wording
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from duodao import Outcome, Report
     from duodao.watch.progress import Display
@@ -26,13 +27,17 @@ EPILOG = (
     "Exit codes: 0 all good, 1 some inputs failed, 2 bad usage, 3 stopped by --max-failures, 130 interrupted. "
     "Ctrl-C once finishes what is in flight, twice stops at once."
 )
-OK, FAILED, STOPPED = 0, 1, 3
 SHOWN = 3
 """Failures that are told on stderr when a file holds them all; when none does, all that the Report keeps are told."""
 
 
-def launch(work: Any, given: dict[str, Any], stage: dict[str, Any]) -> int:
-    """Check everything, run, say what became of it; the exit code. Raises UsageError before anything starts."""
+def launch(load: Callable[[], tuple[Any, dict[str, Any]]], given: dict[str, Any]) -> int:
+    """Check everything, run, say what became of it; the exit code. Raises UsageError before anything starts.
+
+    load: gives the function or Pipeline and its stage options. It runs the user's file, which may print.
+    """
+    stream = _stdout() if given["output"] == "-" else None
+    work, stage = load()
     out, failed, path = given["output"], given["failed_path"], given["journal"]
     if failed is None and not _is_stream(out):
         failed = f"{out.removesuffix('.jsonl')}.failed.jsonl"
@@ -42,8 +47,8 @@ def launch(work: Any, given: dict[str, Any], stage: dict[str, Any]) -> int:
         given["inputs"], paths=given["paths"], match=given["match"], nul=given["nul"], ours=_ours(ours, path)
     )
     journal = _journal(given)
-    shown = _display(given)
-    stream = _stream(out)
+    shown = _display(given, stream)
+    stream = stream or _stream(out)
     run = duodao.map(work, items, errors="collect", journal=journal, progress=shown, **stage, **_run_arguments(given))
     sink = JsonLines(stream or out, records=given["records"], failed_path=failed, journal=journal)
     try:
@@ -80,11 +85,11 @@ def _journal(given: dict[str, Any]) -> Journal | None:
     return journal
 
 
-def _display(given: dict[str, Any]) -> Display | None:
+def _display(given: dict[str, Any], results: IO[bytes] | None) -> Display | None:
     wanted = given["progress"]
     if wanted is None:
         # Results that scroll over the terminal and a display that redraws itself there would tear each other.
-        wanted = not (given["output"] == "-" and os.isatty(1) and os.isatty(2))
+        wanted = not (results is not None and results.isatty() and os.isatty(2))
     return progress.display() if wanted else None
 
 
@@ -93,21 +98,24 @@ def _is_stream(out: str) -> bool:
     return out == "-" or (os.path.exists(out) and not os.path.isfile(out))
 
 
+def _stdout() -> IO[bytes]:
+    """The real stdout, for results; what the user's file and functions print goes to stderr: OUT stays clean."""
+    if sys.stdout is None:
+        raise UsageError("the output stdout can't be written: it is closed")
+    sys.stdout.flush()
+    results = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return results
+
+
 def _stream(out: str) -> IO[bytes] | None:
-    """OUT opened, if it is a stream. For stdout, what the user's functions print goes to stderr: OUT stays clean."""
+    """OUT opened, if it is a FIFO or a device."""
     if not _is_stream(out):
         return None
-    if out == "-" and sys.stdout is None:
-        raise UsageError("the output stdout can't be written: it is closed")
     try:
-        if out != "-":
-            return open(out, "wb")
-        sys.stdout.flush()
-        results = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)
+        return open(out, "wb")
     except OSError as error:
-        raise UsageError(f"the output {'stdout' if out == '-' else out} can't be written: {error.strerror}") from None
-    return results
+        raise UsageError(f"the output {out} can't be written: {error.strerror}") from None
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -220,7 +228,7 @@ def _tell(report: Report, sink: JsonLines, failed: str | None, journal: str | No
     if report.stopped:
         left = f", {wording.count(report.unstarted)} that were read have not been started" if report.unstarted else ""
         again = f"; `duodao resume {journal}` goes on" if journal else ""
-        _say(f"{report.stopped}; {wording.many(report.succeeded)} succeeded{left}{again}")
+        _say(f"{in_options(report.stopped)}; {wording.many(report.succeeded)} succeeded{left}{again}")
 
 
 def _failure(outcome: Outcome[Any]) -> str:

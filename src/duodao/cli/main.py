@@ -7,27 +7,20 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 from importlib import metadata
 from typing import Any, NoReturn
 
 import click
 
+from duodao.cli.explain import OK, USAGE, exit_code, explain
 from duodao.cli.interrupt import INTERRUPTED
-from duodao.errors import DuodaoError, JournalBusy, JournalError, JournalFull, TooManyFailures, UsageError
+from duodao.errors import DuodaoError, UsageError
 
 COMMANDS = ("map", "run", "resume", "journal", "measure")
 PLUGINS = "duodao.commands"
 """Entry point group in which other packages offer commands: name = "package.module:click_command"."""
 
-_TWICE = re.compile(r" \((?:accept_code|fresh)=True\)")  # where a message names both ways to write an option
-_OPTION = re.compile(
-    r"\b(lane|workers|retries|timeout|rate|common|setup|star|seed|max_memory|max_failures|window|key|journal|fresh|"
-    r"accept_code)=(?:True\b)?(?=(\S?))"
-)
-
-OK, FAILED, USAGE, STOPPED = 0, 1, 2, 3
 BROKEN_PIPE = 141
 """128 + SIGPIPE, as every program that writes to `head`."""
 
@@ -112,24 +105,6 @@ def _run(argv: list[str] | None) -> int:
         return _say("interrupted", INTERRUPTED)
     except DuodaoError as error:
         return _say(explain(error), exit_code(error))
-
-
-def explain(error: BaseException) -> str:
-    """An error of ours with what caused it, and with options as the command line writes them: star=True is --star."""
-    text = _TWICE.sub("", str(error))
-    text = _OPTION.sub(lambda found: f"--{found[1].replace('_', '-')}{' ' if found[2] else ''}", text)
-    cause = error.__cause__
-    if cause is None or isinstance(error, UsageError) or str(cause) in text:
-        return text
-    return f"{text} ({type(cause).__name__}: {cause})"
-
-
-def exit_code(error: DuodaoError) -> int:
-    """The exit code for an error of ours that ended the command."""
-    if isinstance(error, TooManyFailures):
-        return STOPPED
-    refused = (UsageError, JournalError, JournalBusy)
-    return USAGE if isinstance(error, refused) and not isinstance(error, JournalFull) else FAILED
 
 
 def _message(error: click.ClickException) -> str:

@@ -23,9 +23,13 @@ def command(function: str, **given: Any) -> int:
     A plain INPUT is a file whose lines (.txt), JSON values (.jsonl) or records (.csv) are the items; - is stdin. With
     --paths every INPUT is itself an item.
     """
+    return launch.launch(lambda: (_function(function), options.stage_arguments(given)), given)
+
+
+def _function(function: str) -> Any:
     loaded = target.load(function).value
     if isinstance(loaded, Pipeline):
         raise UsageError(f"{function} is a Pipeline: run it with `duodao run`")
     if not callable(loaded):
         raise UsageError(f"{function} is no function but a value of type {type(loaded).__name__}")
-    return launch.launch(loaded, given, options.stage_arguments(given))
+    return loaded

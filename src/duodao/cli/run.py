@@ -21,9 +21,13 @@ def command(pipeline: str, **given: Any) -> int:
 
     The stages' own options (lane, workers, retries, …) stand in the Pipeline. INPUT is as in `duodao map`.
     """
+    return launch.launch(lambda: (_pipeline(pipeline), {}), given)
+
+
+def _pipeline(pipeline: str) -> Any:
     loaded = target.load(pipeline).value
     if not isinstance(loaded, Pipeline):
         kind = "a function" if callable(loaded) else f"a value of type {type(loaded).__name__}"
         hint = ": run it with `duodao map`" if callable(loaded) else ""
         raise UsageError(f"{pipeline} is no duodao.Pipeline but {kind}{hint}")
-    return launch.launch(loaded, given, {})
+    return loaded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from duodao import errors
-from duodao.cli import main
+from duodao.cli import explain
 
 
 @pytest.mark.parametrize(
@@ -22,14 +22,14 @@ from duodao.cli import main
 )
 def test_options_in_messages(text, line):
     """A message of the API names options as the command line does."""
-    assert main.explain(errors.UsageError(text)) == line
+    assert explain.explain(errors.UsageError(text)) == line
 
 
 def test_cause_of_a_failed_setup_is_told():
     """An error that another one caused tells both, once."""
     error = errors.SetupFailed("setup 'db' failed")
     error.__cause__ = OSError("no route")
-    assert main.explain(error) == "setup 'db' failed (OSError: no route)"
+    assert explain.explain(error) == "setup 'db' failed (OSError: no route)"
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_cause_of_a_failed_setup_is_told():
 )
 def test_exit_codes(error, code):
     """What was refused is 2, what went wrong on the way is 1, too many failures are 3."""
-    assert main.exit_code(error) == code
+    assert explain.exit_code(error) == code
