@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of one call: its number from 1, the stage and lane, seconds, and the error's text (None: it succeeded)."""
+    """One try of one call: its number from 1, stage and lane, seconds, and the error's text (None: it succeeded)."""
 
     number: int
     stage: str
@@ -23,9 +23,9 @@ class Attempt:
 class Outcome(Generic[R]):
     """What became of one input: `errors="collect"` yields these, in place of values.
 
-    index: position among the inputs, from 0. value: the result, None after a failure. error: the exception, None after a
-    success. attempts: calls of the last stage that ran (1 = no retry). seconds: run time of the calls of all its
-    attempts and stages; for calls shorter than 20 microseconds the mean of their batch. lane: of the last stage that ran.
+    index: position among the inputs, from 0. value: the result, None after a failure. error: the exception, None after
+    a success. attempts: calls of the last stage that ran (1 = no retry). seconds: run time of the calls of all its
+    attempts and stages; for calls shorter than 20 microseconds the mean of their batch. lane: of the last stage run.
     tries: every attempt that failed, and the last one when there were several. Source: M44, M45.
     """
 
@@ -71,8 +71,8 @@ class Report:
     """What a run did; returned by `run` and `arun`, and `.report` of a `map`.
 
     total: inputs read. succeeded, failed, skipped (found finished in the journal), dropped (left in the journal by
-    inputs that are gone), unstarted (read but not run, because the run was stopped). seconds: wall time. stopped: why it
-    ended before its inputs did, else "". failures: the first 100 failed Outcomes; the journal keeps all.
+    inputs that are gone), unstarted (read but not run, because the run was stopped). seconds: wall time. stopped:
+    why it ended before its inputs did, else "". failures: the first 100 failed Outcomes; the journal keeps all.
     """
 
     total: int = 0

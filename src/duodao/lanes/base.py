@@ -82,11 +82,11 @@ class Failure:
 class Result:
     """One delivery: outcomes for some positions of a batch.
 
-    positions: None for all of the batch, else a sequence of positions, parallel to `values`; empty when the lane only
-    wants to be asked for room again. errors: position in `values` -> Failure (that value is a placeholder), or None when
-    all succeeded. seconds: run time of these calls together, wall clock. each: seconds per call where the lane measured
-    them, else None. fatal: the run must end with this error; the other fields are then ignored. notices: one-line texts
-    the user must see (a thread that was given up).
+    positions: None for all of the batch, else a sequence of positions, parallel to `values`; empty when the lane
+    only wants to be asked for room again. errors: position in `values` -> Failure (that value is a placeholder), or
+    None when all succeeded. seconds: run time of these calls together, wall clock. each: seconds per call where the
+    lane measured them, else None. fatal: the run must end with this error; the other fields are then ignored.
+    notices: one-line texts the user must see (a thread that was given up).
     """
 
     __slots__ = ("batch", "each", "errors", "fatal", "notices", "positions", "seconds", "values")

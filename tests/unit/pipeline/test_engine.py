@@ -24,7 +24,9 @@ def build(plans, inputs, *, functions=None, groups=(), window=None, collect=True
     steps = [make_stage(f, {"lane": "thread", "workers": workers, **options}) for f in functions]
     for at, group in groups:
         steps.insert(at, group)
-    ledger = Ledger(ordered=ordered, whole=collect, raising=not collect, outcomes=collect, max_failures=max_failures, keeper=None)
+    ledger = Ledger(
+        ordered=ordered, whole=collect, raising=not collect, outcomes=collect, max_failures=max_failures, keeper=None
+    )
     pool = iter(lanes)
     engine = Engine(steps, inputs, ledger, lambda *a, **k: next(pool), ordered=ordered, window=window, clock=clock)
     return engine, lanes
@@ -217,7 +219,9 @@ def test_calls_start_at_the_rate(rate, workers):
 def test_a_rate_with_costs():
     """Inputs of different cost share the tokens."""
     clock = FakeClock()
-    engine, _ = build([lambda out: out.finish()], list(range(100)), clock=clock, rate=Rate(10, cost=lambda x: 1 + x % 3))
+    engine, _ = build(
+        [lambda out: out.finish()], list(range(100)), clock=clock, rate=Rate(10, cost=lambda x: 1 + x % 3)
+    )
     assert len(collect(engine)) == 100
     assert clock.now() == pytest.approx(199 / 10, rel=0.06)
 
@@ -244,7 +248,9 @@ def _before(sizes):
 
 def test_a_fatal_result_ends_the_run():
     """A lane's fatal error is raised at once and every lane is closed."""
-    engine, lanes = build([lambda out: out.fatal(SetupFailed("no database"))], itertools.count(), clock=FakeClock(threads=True))
+    engine, lanes = build(
+        [lambda out: out.fatal(SetupFailed("no database"))], itertools.count(), clock=FakeClock(threads=True)
+    )
     with pytest.raises(SetupFailed, match="no database"):
         collect(engine)
     engine.close()

@@ -282,14 +282,18 @@ def test_drain_finishes_what_is_in_flight_and_takes_nothing_more():
 def test_run_puts_results_into(kind):
     """run(into=) fills a list, calls a function, or drops results; the Report counts."""
     got = []
-    report = duodao.run(square, range(10), lane="thread", into={"list": got, "function": got.append, "none": None}[kind])
+    report = duodao.run(
+        square, range(10), lane="thread", into={"list": got, "function": got.append, "none": None}[kind]
+    )
     assert report.succeeded == report.total == 10 and report.ok
     assert got == ([] if kind == "none" else [x * x for x in range(10)])
 
 
 def test_star_and_common():
     """star=True spreads tuples over the arguments; common= gives constants by name."""
-    assert list(duodao.map(lambda a, b, c: a + b + c, [(1, 2), (3, 4)], star=True, common={"c": 10}, lane="thread")) == [13, 17]
+    assert list(
+        duodao.map(lambda a, b, c: a + b + c, [(1, 2), (3, 4)], star=True, common={"c": 10}, lane="thread")
+    ) == [13, 17]
 
 
 def test_rng_of_a_call_depends_on_seed_and_input_alone():
