@@ -228,13 +228,15 @@ class Engine:
     # -- feeding ------------------------------------------------------------------------------------------------------
 
     def limit(self) -> int:
-        """Inputs that may be read and not passed on: the user's window, else twice what keeps every lane busy (so that
-        one slow call holds nobody up for long), and at least 256 and 16 per worker; times the size of a group."""
+        """Inputs that may be read and not passed on: the user's window, else what keeps every lane busy, and as much
+        again (at least 256 and 16 per worker, at most 8,192) so that one slow call holds nobody up for long; times the
+        size of a group."""
         group = max((gatherer.size for gatherer in self.router.gatherers), default=1)
         if self._window is not None:
             return max(self._window, group)
         busy = sum(node.appetite() for node in self.nodes)
-        return group * max(256, 2 * busy, 16 * max(node.lane.workers for node in self.nodes))
+        spare = max(256, 16 * max(node.lane.workers for node in self.nodes), min(busy, 8192))
+        return group * (busy + spare)
 
     def _feed(self) -> None:
         now = self.clock.now()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from duodao.pipeline.stages import Stage
 
 MAX_BATCH = 4096
+MAX_OUT = 32_768
+"""Items a lane may have out at once however tiny they are: more would not be faster, only larger."""
 _tickets = itertools.count()
 
 
@@ -212,7 +214,7 @@ class Node:
             per = seconds / count
             self.per = per if self.per is None else 0.7 * self.per + 0.3 * per
         if 2 * count > self.cap:
-            self.cap = min(MAX_BATCH, 2 * count)
+            self.cap = max(1, min(MAX_BATCH, 2 * count, MAX_OUT // (self.lane.workers * self.lane.depth)))
 
     def wake_at(self, now: float, more: bool) -> float | None:
         """When something here becomes due without anything arriving; None: never. more: whether inputs are left."""
