@@ -5,8 +5,8 @@
       Closed (RuntimeError)              you closed it, then used it
       Broken                             the world broke it
         WorkerDied                         a worker process ended inside an item (signal, os._exit, out of memory)
-        CallExited                         the function called sys.exit() or raised another BaseException that ends programs
-        RemoteError                        an exception that can't travel between processes; its text and traceback are here
+        CallExited                         the function called sys.exit() or raised what else ends programs
+        RemoteError                        an exception that can't travel between processes; its text is here
         NotPicklable                       a function, input or result that can't travel between processes
         SetupFailed                        a factory of `setup=` failed; the run ends
         GuardDied                          the process that owns our children could not be (re)started
@@ -94,7 +94,7 @@ class RemoteError(Broken):
         return str(self.args[0])
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - the name multiprocessing and concurrent.futures use
+class RemoteTraceback(Exception):
     """The traceback text of another process, attached as `__cause__`. Source: concurrent.futures.process."""
 
     def __str__(self) -> str:
@@ -113,7 +113,7 @@ class NotPicklable(Broken):
 
 
 class SetupFailed(Broken):
-    """A factory of `setup=` raised; its own exception is the `__cause__`. The run ends: no call can have its resource."""
+    """A factory of `setup=` raised; its own exception is the `__cause__`. The run ends: no call can have it."""
 
 
 class GuardDied(Broken):

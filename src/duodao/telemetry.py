@@ -1,4 +1,4 @@
-"""What a run tells about itself while it goes on: plain snapshots, made by the engine, read by everything in `watch`."""
+"""What a run tells about itself while it goes on: plain snapshots, made by the engine, read by all of `watch`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class StageSnapshot:
-    """One stage now. in_flight: items handed to its lane; queued: items that wait for it; the rest are totals so far."""
+    """One stage now. in_flight: items handed to its lane; queued: items that wait for it; the rest are totals."""
 
     name: str
     lane: str
@@ -35,7 +35,7 @@ class Snapshot:
 
     total: inputs in all, None while unknown. read, done, failed, retried, skipped: items so far (done counts successes
     and failures and what the journal already had). rate: items per second over the last seconds. eta: seconds that are
-    left, None while unknown. state: "running", "draining" or "done". notices: texts that came up since the last snapshot.
+    left, None while unknown. state: "running", "draining" or "done". notices: texts since the last snapshot.
     """
 
     total: int | None
