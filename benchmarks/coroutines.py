@@ -119,7 +119,7 @@ def declare(s: Scenario, work: Work) -> None:
 
         return row
 
-    @s.row("duodao.map, plain for", ours=True, note="from a program without a loop")
+    @s.row("duodao.map, plain for", ours=True, note="from a program without a loop; on uvloop, as it is installed")
     def sync(bench: Bench) -> None:
         import duodao
 

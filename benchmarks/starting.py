@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +27,8 @@ NEXT = scenario("next_result", "Later calls: to the first result from a process"
 LARGE = scenario("next_result_500mb", "Later calls from a program of 500 MB", "ms", 1, up=False, figure=milliseconds)
 
 
-# Each way is a generator: the clock stops at its first value, what closing costs comes after that.
+# Each way is a generator: the clock stops at its first value, what closing costs comes after that. Imports are in the
+# first call's figure, for everyone.
 def ours() -> Iterator[Any]:
     import duodao
 
@@ -38,6 +38,8 @@ def ours() -> Iterator[Any]:
 
 def pool(method: str) -> Way:
     def way() -> Iterator[Any]:
+        import multiprocessing
+
         with multiprocessing.get_context(method).Pool(CORES) as made:
             yield next(made.imap(noop, range(100)))
 
@@ -46,6 +48,7 @@ def pool(method: str) -> Way:
 
 def futures(method: str) -> Way:
     def way() -> Iterator[Any]:
+        import multiprocessing
         from concurrent.futures import ProcessPoolExecutor
 
         with ProcessPoolExecutor(CORES, mp_context=multiprocessing.get_context(method)) as made:

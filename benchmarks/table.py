@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PEERS = ("joblib", "mpire", "pebble", "pypeln", "streamable", "aiostream", "uvloop", "numpy")
 HEAD = """# Benchmarks
 
-Made by `make bench` (all of it: about half an hour; `make bench ONLY=process_tiny ROUNDS=3` for one table). Every run
+Made by `make bench` (all of it: about 20 minutes; `make bench ONLY=process_tiny ROUNDS=3` for one table). Every run
 is a fresh process; the rows of a table take turns, round by round, and what is shown is the median. A ratio is taken
 within each round, then the median of those: the speed of a shared machine drifts, ratios drift less. Ours runs with
 its default settings, each peer with the best settings we found for it. Slow peers get fewer items, so that a run stays
