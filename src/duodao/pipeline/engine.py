@@ -280,7 +280,7 @@ class Engine:
             free = limit - (self.read - ledger.passed)
             if free <= 0:
                 return
-            source.allow(min(free, max(2 * node.appetite(), 2)))
+            source.allow(min(free, max(2 * node.appetite(), 2 if self._journal is None else READ_AHEAD)))
             want = min(free, room if self._journal is None else max(room, READ_AHEAD))
             items = source.take(want)
             if len(items) < want and not source.ended:
