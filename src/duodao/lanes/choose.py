@@ -83,6 +83,9 @@ def _fixed(name: str, work: Work, workers: int, loop: asyncio.AbstractEventLoop 
 
         return Threads(work, workers)
     if name == "process":
+        from duodao.children import guard
+
+        guard.ensure()  # it starts while this process imports the lane
         from duodao.lanes.process import Processes
 
         return Processes(work, workers)

@@ -68,8 +68,24 @@ def map(
 ) -> Map[R]: ...
 @overload
 def map(
-    work: Callable[..., Any], inputs: Inputs[Any], *, errors: Errors = ..., **options: Unpack[RunOptions]
-) -> Map[Any]: ...
+    work: Callable[..., Awaitable[R]], inputs: Inputs[Any], *, errors: Literal["collect"], **options: Unpack[RunOptions]
+) -> Map[Outcome[R]]: ...
+@overload
+def map(
+    work: Callable[..., Awaitable[R]],
+    inputs: Inputs[Any],
+    *,
+    errors: Literal["raise"] = ...,
+    **options: Unpack[RunOptions],
+) -> Map[R]: ...
+@overload
+def map(
+    work: Callable[..., R], inputs: Inputs[Any], *, errors: Literal["collect"], **options: Unpack[RunOptions]
+) -> Map[Outcome[R]]: ...
+@overload
+def map(
+    work: Callable[..., R], inputs: Inputs[Any], *, errors: Literal["raise"] = ..., **options: Unpack[RunOptions]
+) -> Map[R]: ...
 def map(work: Any, inputs: Any, **options: Any) -> Map[Any]:
     """Call `work` with every input; iterate over the results, in order, as they are ready.
 
