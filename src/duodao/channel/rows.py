@@ -190,7 +190,7 @@ def _dumps(value: Any) -> bytes:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as failed:  # a __str__ of the user's that raises
+    except BaseException as failed:  # a __str__ of the user's that raises
         return f"<{type(failed).__name__} in its __str__>"
 
 
@@ -200,7 +200,7 @@ def trace_text(error: BaseException) -> str:
         return str(error.__cause__.args[0])
     try:
         return "".join(traceback.format_exception(error))
-    except Exception:  # a __str__ of the user's that raises
+    except BaseException:  # a __str__ of the user's that raises
         return ""
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from duodao.errors import CallExited
+from duodao.lanes.foreign import arguments
 
 LANES = ("auto", "inline", "thread", "process", "coroutine")
 """The names users write."""
@@ -160,6 +161,6 @@ def contain(error: BaseException) -> BaseException:
     """An item's exception as it may reach the caller: one that would end the caller's program is wrapped."""
     if isinstance(error, Exception):
         return error
-    wrapped = CallExited(f"the call ended with {type(error).__name__}({', '.join(map(repr, error.args))})")
+    wrapped = CallExited(f"the call ended with {type(error).__name__}({arguments(error)})")
     wrapped.__cause__ = error
     return wrapped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from duodao.lanes.base import Failure, contain
+from duodao.lanes.foreign import set_traceback
 
 
 def caught(error: BaseException, seconds: float = 0.0) -> Failure:
@@ -13,5 +14,5 @@ def caught(error: BaseException, seconds: float = 0.0) -> Failure:
     """
     trace = error.__traceback__
     if trace is not None:
-        error.__traceback__ = trace.tb_next
+        set_traceback(error, trace.tb_next)
     return Failure(contain(error), "error", seconds)

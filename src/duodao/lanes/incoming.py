@@ -9,6 +9,7 @@ from duodao import arena
 from duodao.errors import RemoteError, SetupFailed
 from duodao.lanes import forward, payload, verdict, wire
 from duodao.lanes.base import Failure, Result
+from duodao.lanes.foreign import said
 from duodao.lanes.wire import ITEMISED, LAST, Frame
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Incoming:
         else:
             try:
                 values = pickle.loads(frame.body, buffers=payload.copies(where[1]) if where else ())
-            except wire.Raised as error:
+            except BaseException as error:  # this thread has no Ctrl-C of its own: it is the object's
                 values = [None] * frame.number
                 if frame.number == 1:
                     failures[0] = Failure(_unreadable(error))
@@ -118,15 +119,14 @@ def _each(frame: Frame, failures: dict[int, Failure]) -> list[Any]:
         if at not in failures:
             try:
                 value = pickle.loads(blob)
-            except wire.Raised as error:
+            except BaseException as error:
                 failures[at] = Failure(_unreadable(error))
         values.append(value)
     return values
 
 
 def _unreadable(error: BaseException) -> RemoteError:
-    kind = type(error).__name__
-    wrapped = RemoteError(f"the result can't be unpickled here ({kind}: {error})", kind)
+    wrapped = RemoteError(f"the result can't be unpickled here ({said(error)})", type(error).__name__)
     wrapped.__cause__ = error
     return wrapped
 
@@ -134,6 +134,6 @@ def _unreadable(error: BaseException) -> RemoteError:
 def _log(frame: Frame) -> None:
     try:
         fields = pickle.loads(frame.body)
-    except wire.Raised:
+    except BaseException:
         return  # a record with an attribute that can't be had here is the smaller loss
     forward.emit_record(fields)

@@ -7,11 +7,13 @@ coroutine lane only), and passed as it is when it is not one (a model that was l
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 from duodao.errors import SetupFailed
+from duodao.lanes.foreign import said
 
 Setup = Mapping[str, Callable[[], Any]]
 
@@ -39,7 +41,7 @@ def open_all(setup: Setup) -> tuple[dict[str, Any], ExitStack]:
                 stack.close()
             except Exception as second:
                 error.add_note(f"closing what was opened before it failed too: {second!r}")
-            if isinstance(error, KeyboardInterrupt):  # the user's, not the resource's
+            if isinstance(error, KeyboardInterrupt) and _main():  # the user's, not the resource's
                 raise
             raise _failed(name, error) from error
     return opened, stack
@@ -67,12 +69,16 @@ async def open_all_async(setup: Setup) -> tuple[dict[str, Any], AsyncExitStack]:
                 await stack.aclose()
             except Exception as second:
                 error.add_note(f"closing what was opened before it failed too: {second!r}")
-            if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+            if isinstance(error, asyncio.CancelledError) or (isinstance(error, KeyboardInterrupt) and _main()):
                 raise
             raise _failed(name, error) from error
     return opened, stack
 
 
+def _main() -> bool:
+    """Is this the thread that Ctrl-C interrupts?"""
+    return threading.current_thread() is threading.main_thread()
+
+
 def _failed(name: str, error: BaseException) -> SetupFailed:
-    what = f"{type(error).__name__}: {error}"
-    return SetupFailed(f"setup {name!r} could not be opened ({what}); no call can run without it")
+    return SetupFailed(f"setup {name!r} could not be opened ({said(error)}); no call can run without it")

@@ -11,6 +11,7 @@ from typing import Any
 from duodao.errors import NotPicklable
 from duodao.lanes import payload, wire
 from duodao.lanes.base import Work, bind
+from duodao.lanes.foreign import said
 from duodao.lanes.loops import FAST
 from duodao.lanes.resources import open_all
 from duodao.lanes.seeds import bind_pairs
@@ -88,7 +89,7 @@ class Stint:
 
 
 def _unreadable(error: BaseException) -> NotPicklable:
-    return NotPicklable(f"the input can't be unpickled in a worker ({type(error).__name__}: {error})", "input")
+    return NotPicklable(f"the input can't be unpickled in a worker ({said(error)})", "input")
 
 
 def unread(error: BaseException) -> bytes:

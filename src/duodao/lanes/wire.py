@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from duodao.errors import NotPicklable, RemoteError, RemoteTraceback
 from duodao.lanes import byvalue
+from duodao.lanes.foreign import said, set_cause
 
 HEAD = struct.Struct("<BBxxIIIQd")
 
@@ -218,8 +219,7 @@ def dump_each(values: Iterable[Any], what: str) -> tuple[list[bytes], dict[int, 
 
 def not_picklable(value: Any, what: str, error: BaseException) -> NotPicklable:
     """The error for an input, a result or a function that can't travel."""
-    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    wrapped = NotPicklable(f"the {what} {shown(value)} can't be pickled ({reason})", what)
+    wrapped = NotPicklable(f"the {what} {shown(value)} can't be pickled ({said(error)})", what)
     wrapped.__cause__ = error
     return wrapped
 
@@ -237,7 +237,10 @@ def shown(value: Any, limit: int = 200) -> str:
 
 def dump_error(error: BaseException) -> bytes:
     """An exception with its traceback; one that does not survive the round trip becomes a RemoteError, here and now."""
-    text = "".join(traceback.format_exception(error))
+    try:
+        text = "".join(traceback.format_exception(error))
+    except BaseException:  # a property of its class raised
+        text = said(error)
     try:
         data = dumps((error, text))
         back = pickle.loads(data)[0]
@@ -249,21 +252,16 @@ def dump_error(error: BaseException) -> bytes:
 
 
 def _remote(error: BaseException, text: str) -> RemoteError:
-    kind = type(error).__qualname__
-    try:
-        said = str(error)
-    except Exception:
-        said = "its message can't be shown"
-    return RemoteError(f"{kind}: {said} (the exception itself can't be pickled)", kind, text)
+    return RemoteError(f"{said(error)} (the exception itself can't be pickled)", type(error).__qualname__, text)
 
 
 def load_error(data: bytes) -> BaseException:
     """What `dump_error` packed, the remote traceback as its cause; a RemoteError where it can't be unpickled here."""
     try:
         error, text = pickle.loads(data)
-    except Raised as failed:
-        return RemoteError(f"an exception of the worker can't be unpickled here ({type(failed).__name__}: {failed})")
+    except BaseException as failed:  # of the lane's own thread: what escaped would end it
+        return RemoteError(f"an exception of the worker can't be unpickled here ({said(failed)})")
     if isinstance(error, BaseException):
-        error.__cause__ = RemoteTraceback(text)
+        set_cause(error, RemoteTraceback(text))
         return error
     return RemoteError(f"the worker raised {shown(error)}, which is no exception here", remote_text=text)

@@ -1,0 +1,38 @@
+"""What is done to a user's exception: its class may have overridden everything that is done to exceptions.
+
+An error that escapes here would end a lane's thread, and whoever waits for that thread would wait for ever.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+_CAUSE = BaseException.__dict__["__cause__"]
+
+
+def said(error: BaseException) -> str:
+    """The exception's class and text, whatever its own `__str__` does."""
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException as broken:
+        return f"{kind}, whose text can't be shown: that raised {type(broken).__name__}"
+    return f"{kind}: {text}" if text else kind
+
+
+def set_cause(error: BaseException, cause: BaseException) -> None:
+    """`error.__cause__ = cause`, past a `__setattr__` or property of its class."""
+    _CAUSE.__set__(error, cause)
+
+
+def set_traceback(error: BaseException, trace: TracebackType | None) -> None:
+    """`error.__traceback__ = trace`, past a `__setattr__` or property of its class."""
+    BaseException.with_traceback(error, trace)
+
+
+def arguments(error: BaseException) -> str:
+    """`repr` of the exception's arguments, with commas, whatever their own repr does."""
+    try:
+        return ", ".join(map(repr, error.args))
+    except BaseException:
+        return "..."
