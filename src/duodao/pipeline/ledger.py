@@ -218,6 +218,10 @@ class Ledger:
             out.append(entry if self._outcomes or not self.whole else entry.value)
         return out
 
+    def spend(self, number: int, seconds: float) -> None:
+        """Seconds that a call of an input took which is not its last."""
+        self.spent[number] = self.spent.get(number, 0.0) + seconds
+
     def note(self, number: int, attempt: Attempt) -> None:
         """A failed attempt of an input that may run again."""
         self.tries.setdefault(number, []).append(attempt)

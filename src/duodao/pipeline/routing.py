@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from duodao.clock import Clock
@@ -36,6 +36,8 @@ class Router:
         if result.fatal is not None:
             raise result.fatal
         batch, values = result.batch, result.values
+        if not values:  # the lane only asks for more
+            return
         parcel: Parcel = batch.note
         node = parcel.node
         ids, inputs, positions = batch.ids, parcel.inputs, result.positions
@@ -50,21 +52,26 @@ class Router:
         if node.deaths and not result.errors:
             for number in ids:
                 node.deaths.pop(number, None)
+        times = result.each
         if result.errors:
-            ids, values, inputs = self._sort_out(node, batch, result, ids, inputs, now)
-        if not values:  # an empty delivery of `auto`: it has chosen, and has room while its sample still runs
-            return
-        each = result.seconds / len(values)
-        self._forward(node, Chunk(ids, values, inputs, batch.attempt), each, now)
+            good = self._sort_out(node, batch, result, ids, inputs, now)
+            if not good:
+                return
+            ids, values, inputs = [ids[at] for at in good], [values[at] for at in good], [inputs[at] for at in good]
+            times = None if times is None else [times[at] for at in good]
+        if times is None and self.ledger.whole:
+            times = [result.seconds / len(result.values)] * len(values)
+        self._forward(node, Chunk(ids, values, inputs, batch.attempt), times, now)
 
-    def _forward(self, node: Node, chunk: Chunk, each: float, now: float) -> None:
-        following, ledger = node.following, self.ledger
-        if ledger.whole and (following is not None or chunk.attempt > 1):
-            for number in chunk.ids:
-                ledger.spent[number] = ledger.spent.get(number, 0.0) + (each if following is not None else 0.0)
+    def _forward(self, node: Node, chunk: Chunk, times: Sequence[float] | None, now: float) -> None:
+        following = node.following
         if following is None:
-            self._finish(node, chunk, each)
-        elif isinstance(following, Node):
+            self._finish(node, chunk, times)
+            return
+        if self.ledger.whole and times is not None:
+            for number, seconds in zip(chunk.ids, times, strict=True):
+                self.ledger.spend(number, seconds)
+        if isinstance(following, Node):
             following.accept(Chunk(chunk.ids, chunk.values, chunk.inputs))
         else:
             self.pass_on(following, following.accept(chunk, now), now)
@@ -77,13 +84,13 @@ class Router:
                 self.leave(gatherer, number, now)
                 self.ledger.gap(number)
             if following is None:
-                self._finish(self.nodes[-1], group, 0.0)
+                self._finish(self.nodes[-1], group, [0.0])
             elif isinstance(following, Node):
                 following.accept(group)
             else:
                 self.pass_on(following, following.accept(group, now), now)
 
-    def _finish(self, node: Node, chunk: Chunk, each: float) -> None:
+    def _finish(self, node: Node, chunk: Chunk, times: Sequence[float] | None) -> None:
         ledger = self.ledger
         joined = self._joined(chunk.ids) if self.gatherers else None
         if not ledger.whole:
@@ -91,8 +98,8 @@ class Router:
             return
         lane, attempt = node.lane.name, max(1, chunk.attempt)
         outcomes = [
-            Outcome(number, item, value, None, attempt, each, lane)
-            for number, value, item in zip(chunk.ids, chunk.values, chunk.inputs, strict=True)
+            Outcome(number, item, value, None, attempt, seconds, lane)
+            for number, value, item, seconds in zip(chunk.ids, chunk.values, chunk.inputs, times or (), strict=True)
         ]
         ledger.settle(outcomes, joined)
 
@@ -111,8 +118,8 @@ class Router:
 
     def _sort_out(
         self, node: Node, batch: Batch, result: Result, ids: Sequence[int], inputs: list[Any], now: float
-    ) -> tuple[Sequence[int], list[Any], list[Any]]:
-        """Deal with the failures of a delivery; returns what succeeded of it."""
+    ) -> list[int]:
+        """Deal with the failures of a delivery; returns the places of what succeeded in it."""
         errors, positions = result.errors, result.positions
         assert errors is not None
         lost: list[int] = []
@@ -128,8 +135,7 @@ class Router:
             items = [batch.items[where] for where in places]
             again = Chunk([ids[at] for at in lost], items, [inputs[at] for at in lost], batch.attempt, careful=True)
             node.again(again)
-        good = [at for at in range(len(result.values)) if at not in errors]
-        return [ids[at] for at in good], [result.values[at] for at in good], [inputs[at] for at in good]
+        return [at for at in range(len(result.values)) if at not in errors]
 
     def _failed(self, node: Node, chunk: Chunk, failure: Failure, now: float) -> None:
         number, error, kind = chunk.ids[0], failure.error, failure.kind
@@ -139,8 +145,7 @@ class Router:
             node.report.deaths += 1
             node.deaths[number] = deaths = node.deaths.get(number, 0) + 1
             if deaths < DEATHS:
-                self._record_try(node, chunk, failure)
-                chunk.attempt += 1
+                self._again(node, chunk, failure)
                 chunk.careful = True
                 node.again(chunk)
                 return
@@ -154,8 +159,7 @@ class Router:
         wait = node.retry.wait(error, counted) if kind != "died" and self.retrying else None
         if wait is not None:
             node.report.retried += 1
-            self._record_try(node, chunk, failure)
-            chunk.attempt += 1
+            self._again(node, chunk, failure)
             if type(wait) is Pause:
                 node.paused_until = max(node.paused_until, now + wait)
             node.later(chunk, now + wait)
@@ -166,9 +170,16 @@ class Router:
         self.leave(node, number, now)
         self.fail(node, number, chunk.inputs[0], error, attempt=chunk.attempt, seconds=failure.seconds)
 
+    def _again(self, node: Node, chunk: Chunk, failure: Failure) -> None:
+        """Note a failed attempt; the chunk becomes the next one."""
+        self._record_try(node, chunk, failure)
+        if self.ledger.whole:
+            self.ledger.spend(chunk.ids[0], failure.seconds)
+        chunk.attempt += 1
+
     def _record_try(self, node: Node, chunk: Chunk, failure: Failure) -> None:
         if self.ledger.whole:
-            text = f"{type(failure.error).__name__}: {failure.error}"
+            text = f"{type(failure.error).__name__}: {_text(failure.error, str)}"
             attempt = Attempt(chunk.attempt, node.report.name, node.lane.name, failure.seconds, text)
             self.ledger.note(chunk.ids[0], attempt)
 
@@ -192,13 +203,19 @@ class Router:
             self.ledger.failed(number, error)
 
 
+def _text(value: object, form: Callable[[object], str]) -> str:
+    """`form` (repr or str) of a user's object, which may raise, cut to 200 characters."""
+    try:
+        text = form(value)
+    except Exception as broken:
+        return f"<{type(value).__name__} whose {form.__name__} raises {type(broken).__name__}>"
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
 def _annotate(error: BaseException, number: int, item: Any, node: Node, attempt: int) -> None:
     """Say on the exception which input it was; once, however often the same object is raised."""
-    try:
-        text = repr(item)
-    except Exception as broken:
-        text = f"<{type(item).__name__} whose repr raises {type(broken).__name__}>"
-    text = text if len(text) <= 200 else text[:200] + "..."
+    text = _text(item, repr)
     note = f"duodao: input {number} ({text}), stage {node.report.name}, lane {node.lane.name}, attempt {attempt}"
-    if note not in getattr(error, "__notes__", ()):
+    notes = getattr(error, "__notes__", [])
+    if isinstance(notes, list) and note not in notes:  # add_note refuses anything but a list
         error.add_note(note)

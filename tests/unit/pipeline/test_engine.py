@@ -287,3 +287,46 @@ def test_idle_waits_have_no_end():
     engine, _ = build([lambda out: out.finish(after=100.0)], list(range(4)), clock=clock)
     assert len(collect(engine)) == 4
     assert clock.jumps == [100.0]
+
+
+def test_seconds_add_up_over_attempts_and_stages():
+    """An Outcome's seconds are those of all its calls: failed attempts and earlier stages included."""
+
+    def first(out):
+        for position in range(len(out.batch.items)):
+            if out.batch.attempt == 1:
+                out.fail(position, OSError("once"), seconds=0.5)
+            else:
+                out.finish(position, seconds=0.25)
+
+    plans = [first, lambda out: out.finish(seconds=2.0)]
+    engine, _ = build(plans, [1], retries=Retry(1, first=0.0))
+    (outcome,) = collect(engine)
+    assert outcome.seconds == pytest.approx(0.5 + 0.25 + 2.0)
+    assert [t.seconds for t in outcome.tries] == [0.5]
+
+
+def test_an_empty_delivery_only_asks_for_more():
+    """A lane may deliver nothing, with a notice or without; no input is counted for it."""
+
+    def plan(out):
+        out.notify("still at it")
+        out.finish()
+
+    engine, _ = build([plan], list(range(5)))
+    assert [o.value for o in collect(engine)] == list(range(5))
+    assert "still at it" in engine.notices
+
+
+def test_odd_exceptions_do_not_end_the_run():
+    """An exception whose str raises, or whose notes are no list, is that input's error all the same."""
+
+    class Odd(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    odd = Odd()
+    odd.__notes__ = "not a list"
+    engine, _ = build([lambda out: out.fail(0, odd) if out.batch.items == [0] else out.finish()], [0, 1], retries=0)
+    outcomes = collect(engine)
+    assert outcomes[0].error is odd and outcomes[1].ok
