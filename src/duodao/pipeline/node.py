@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from duodao.pipeline.stages import Stage
 
 MAX_BATCH = 4096
+WARM_UP = 0.25
 MAX_OUT = 32_768
 """Items a lane may have out at once however tiny they are: more would not be faster, only larger."""
 _tickets = itertools.count()
@@ -93,6 +94,8 @@ class Node:
         self.deaths: dict[int, int] = {}
         self.paused_until = 0.0
         self.token_at = 0.0
+        self.first_at = 0.0
+        self.warm = False
         self.report = StageReport(stage.work.name, lane.name, lane.workers)
 
     # -- what waits --------------------------------------------------------------------------------------------------
@@ -148,11 +151,26 @@ class Node:
         else:
             room = self.size() if len(self.flying) < (1 if self.meter else lane.depth) * lane.workers else 0
         if room > 0 and self.meter is not None:
+            if self._warming(now):
+                return 0
             due, wait = self.meter.due(now)
             if not due:
                 self.token_at = now + wait
             room = min(room, due)
         return max(0, room)
+
+    def _warming(self, now: float) -> bool:
+        """A lane takes up to WARM_UP seconds to run its first call (workers start). Calls handed over meanwhile would all
+        start in one instant, whatever their tokens: the first goes alone, until it is back or that time has passed."""
+        if self.warm or not self.report.calls and not self.flying:
+            return False
+        if not self.report.calls and now < self.first_at + WARM_UP:
+            self.token_at = self.first_at + WARM_UP
+            return True
+        self.warm = True
+        assert self.meter is not None
+        self.meter.start(now)
+        return False
 
     def guided(self, room: int, remaining: int | None) -> int:
         """Less than `room` near the end, so that all workers end together; `remaining`: items not handed over yet."""
@@ -194,6 +212,7 @@ class Node:
     def pack(self, chunk: Chunk, now: float) -> Batch:
         """The batch for a chunk, entered as in flight."""
         parcel = Parcel(self, chunk.inputs, now)
+        self.first_at = self.first_at or now
         batch = Batch(chunk.ids, chunk.values, attempt=chunk.attempt, careful=chunk.careful, note=parcel)
         self.flying[batch] = parcel
         self.out += len(chunk)

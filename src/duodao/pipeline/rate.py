@@ -49,7 +49,7 @@ class Bucket:
     def __init__(self, rate: Rate, now: float) -> None:
         self.speed = rate.n / rate.per
         self.size = max(1.0, 0.5 + 0.04 * self.speed)
-        self.tokens = self.size
+        self.tokens = 1.0
         self.filled = now
         self.cost = rate.cost
 
@@ -79,6 +79,12 @@ class Meter:
 
     def __init__(self, rates: Sequence[Rate], now: float) -> None:
         self.buckets = [Bucket(rate, now) for rate in rates]
+
+    def start(self, now: float) -> None:
+        """Begin to count: what came together before doesn't make a burst."""
+        for bucket in self.buckets:
+            bucket.refill(now)
+            bucket.tokens = min(bucket.tokens, 1.0)
 
     def due(self, now: float) -> tuple[int, float]:
         """(calls of price 1 that may start now, seconds until the next one may when there are none)."""
