@@ -94,6 +94,7 @@ class Link:
         self.retiring = False
         self.at_end = False
         self.kept: set[int] = set()
+        self._torn = False
 
     def give_outbox(self) -> None:
         """Give the worker room in the arena for large results; without it they come through the pipe."""
@@ -118,7 +119,7 @@ class Link:
     @property
     def backlog(self) -> bool:
         """Something waits for room in the pipe."""
-        return bool(self._out)
+        return bool(self._out) and not self._torn
 
     def fork(self) -> None:
         """Start the process; takes some 2 ms. OSError, GuardDied as `guard.fork`."""
@@ -142,6 +143,9 @@ class Link:
     def flush(self) -> None:
         """Write more of the backlog."""
         out = self._out
+        if self._torn:
+            return
+        self._torn = True  # a Ctrl-C in this loop leaves unknown what the pipe has: writing it again would run it twice
         try:
             while out:
                 wrote = os.writev(self._tasks_w, [out[at] for at in range(min(len(out), _PIECES))])
@@ -150,7 +154,11 @@ class Link:
                 if wrote:
                     out[0] = out[0][wrote:]
         except BlockingIOError:
-            return
+            pass
+        except KeyboardInterrupt:
+            self.kill("torn")
+            raise
+        self._torn = False
 
     def take_back(self) -> list[Lease] | None:
         """The leases behind the one that the worker runs or will run first: it never sees them. None: not now.

@@ -146,7 +146,8 @@ class Processes:
             self._release_common()
         elif thread is not threading.current_thread():
             self._wake()
-            thread.join()
+            with contextlib.suppress(RuntimeError):  # Ctrl-C came before it had started; it ends by itself if it does
+                thread.join()
 
     # Workers
 

@@ -333,3 +333,25 @@ def test_imports_of_a_program_stay_with_it():
         assert "cloudpickle" not in sys.modules and "numpy" not in sys.modules
     """)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_an_interrupted_write_is_not_made_again(monkeypatch):
+    """After a Ctrl-C between the writing of a frame and our note of it, the worker is ended, not sent it twice."""
+    lane = Processes(Work(calls.square, "square"), 1)
+    inbox = queue.SimpleQueue()
+    lane.start(Batch(range(1), [2]), inbox.put)
+    assert inbox.get(timeout=30).values == [4]
+    genuine = os.writev
+
+    def interrupted(fd, pieces):
+        genuine(fd, pieces)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "writev", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lane.start(Batch(range(1, 2), [3]), inbox.put)
+    lane.start(Batch(range(2, 3), [4]), inbox.put)  # nothing of ours does so; it must not hang for all that
+    assert lane._links[0].killed == ("torn", 0, 0)
+    lane.close(0.0)
+    assert not lane._thread.is_alive()
