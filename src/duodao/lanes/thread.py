@@ -8,6 +8,7 @@ has ended goes out, what has not begun is offered to other threads), and the cal
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import warnings
@@ -25,17 +26,23 @@ from duodao.lanes.resources import open_all
 from duodao.lanes.seeds import bind_pairs
 from duodao.lanes.shares import Run
 
+FLOOR = 0.1
+"""Seconds that threads with resources have to end their calls when the lane is closed, whatever the grace."""
+HANDSHAKE = 2.0
+"""Seconds that a thread has to close what `setup=` opened: the program may end next, and daemons with it."""
+
 
 class _Worker:
-    """One thread of the lane. lost: its call was given up, another thread has its place."""
+    """One thread of the lane. lost: its call was given up, another thread has its place. closing: its resources."""
 
-    __slots__ = ("call", "lost", "stack", "thread")
+    __slots__ = ("call", "closing", "lost", "stack", "thread")
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
         self.call: Any = None
         self.stack: Any = None
         self.lost = False
+        self.closing = False
 
 
 class Threads:
@@ -104,18 +111,23 @@ class Threads:
             for _ in range(self._idle):
                 self._inbox.put(None)
             self._idle = 0
-            threads = [worker.thread for worker in self._threads if worker.thread is not None]
+            workers = list(self._threads)
         self._bell.put(True)
-        ends = perf_counter() + grace
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, ends - perf_counter()))
+        self._await(workers, max(grace, FLOOR) if self._work.setup else grace)
+        self._await([worker for worker in workers if worker.closing], HANDSHAKE)
         if self._watchdog is not None:
-            self._watchdog.join()
+            _join(self._watchdog, None)
         with self._lock:
             trouble, self._trouble = self._trouble, []
         for text in trouble:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    @staticmethod
+    def _await(workers: list[_Worker], seconds: float) -> None:
+        ends = perf_counter() + seconds
+        for worker in workers:
+            if worker.thread is not None and worker.thread is not threading.current_thread():
+                _join(worker.thread, max(0.0, ends - perf_counter()))
 
     # -- threads, under the lock --------------------------------------------------------------------------------------
 
@@ -164,6 +176,7 @@ class Threads:
         finally:
             run = None
             if worker.stack is not None:
+                worker.closing = True
                 try:
                     worker.stack.close()
                 except Exception as error:
@@ -357,3 +370,8 @@ class Threads:
                 run.batch, [None], positions=[position], errors={0: failure}, seconds=seconds, notices=(notice,)
             )
             run.deliver(result)
+
+
+def _join(thread: threading.Thread, seconds: float | None) -> None:
+    with contextlib.suppress(RuntimeError):  # Ctrl-C came before it had started
+        thread.join(seconds)

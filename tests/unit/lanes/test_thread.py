@@ -240,3 +240,26 @@ def test_a_resource_that_fails_to_close_warns(make):
     got.until(1)
     with pytest.warns(RuntimeWarning, match="won't close"):
         lane.close(10)
+
+
+def test_resources_are_closed_when_close_returns(make):
+    """Without grace too, a thread that is in no call has closed what `setup=` opened: the program may end next."""
+    entered, leave, closed = threading.Event(), threading.Event(), []
+
+    class Resource:
+        def __enter__(self):
+            return 1
+
+        def __exit__(self, *_):
+            entered.set()
+            leave.wait(30)
+            closed.append(True)
+
+    lane, inbox = make(lambda x, thing: x + thing, workers=1, setup={"thing": Resource})
+    inbox.start([1])
+    inbox.until(1)
+    opener = threading.Thread(target=lambda: entered.wait(30) and leave.set())
+    opener.start()
+    lane.close(0.0)
+    opener.join()
+    assert closed == [True]
