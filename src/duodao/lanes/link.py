@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from duodao import arena
 from duodao.children import guard
 from duodao.children.lifeline import lift
+from duodao.errors import Broken
 from duodao.lanes import payload, wire
 from duodao.lanes.loops import Slot
 
@@ -67,7 +68,10 @@ class Lease:
 
 
 class Link:
-    """One worker. notify: called with it, from the guard's thread, once its process has ended."""
+    """One worker. notify: called with it, from the guard's thread, once its process has ended.
+
+    Broken where the descriptors don't suffice for one more.
+    """
 
     def __init__(self, notify: Callable[[Link], object], buffer: bytearray) -> None:
         self.notify = notify
@@ -76,8 +80,14 @@ class Link:
         self.offset = arena.get().slot()
         self.slot = Slot(arena.get().view(self.offset, arena.SLOT))
         self.outbox: int | None = None
-        self._tasks_r, self._tasks_w = _pipe()
-        self._results_r, self._results_w = _pipe()
+        self._tasks_r = self._tasks_w = self._results_r = self._results_w = -1
+        try:
+            self._tasks_r, self._tasks_w = _pipe()
+            self._results_r, self._results_w = _pipe()
+        except OSError as error:
+            self.close_fds()
+            self._return_slot()
+            raise Broken(f"no pipe for a worker process can be opened: {error.strerror}") from error
         os.set_blocking(self._tasks_w, False)
         os.set_blocking(self._results_r, False)
         self._out: deque[memoryview] = deque()
@@ -231,9 +241,11 @@ class Link:
         self.end_run()
         self.close_fds()
         self._out.clear()
-        numbers, times = self.slot.numbers, self.slot.times
-        numbers.release()
-        times.release()
+        self._return_slot()
+
+    def _return_slot(self) -> None:
+        self.slot.numbers.release()
+        self.slot.times.release()
         arena.get().release(self.offset)
 
     def close_fds(self) -> None:

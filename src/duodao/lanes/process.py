@@ -18,6 +18,7 @@ Races closed:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import threading
@@ -52,16 +53,15 @@ class Processes:
     singly = False
 
     def __init__(self, work: Work, workers: int, **_: Any) -> None:
-        self.workers = workers
+        self.workers = self._limit = workers
         self._work = work
-        self._limit = workers
         self._launch: Launch | None = None
         self._lock = threading.Lock()
         self._links: list[Link] = []
         self._unborn: deque[Link] = deque()
         self._ended: deque[Link] = deque()
         self._waiting: deque[tuple[Batch, Deliver, range]] = deque()
-        self._seq = 0
+        self._seq = itertools.count(1)
         self._again: float | None = None
         self._pause = _SOON
         self._barren = 0
@@ -102,10 +102,7 @@ class Processes:
             self._wake()
 
     def _pack(self, batch: Batch, deliver: Deliver, span: range | None = None) -> Lease | list[range] | None:
-        with self._lock:
-            self._seq += 1
-            seq = self._seq
-        return verdict.pack(batch, deliver, seq, self._work, span)
+        return verdict.pack(batch, deliver, next(self._seq), self._work, span)
 
     def _feed(self) -> None:
         """Give workers the next parts of batches too large to travel whole: `depth` each, so memory stays bounded."""
@@ -135,8 +132,7 @@ class Processes:
                             link.lease(lease)
 
     def close(self, grace: float) -> None:
-        """End the run: idle workers go to the fleet, busy ones have `grace` seconds. Idempotent; waits until it is
-        done."""
+        """End the run: idle workers go to the fleet, busy ones have `grace` seconds. Idempotent; waits for it all."""
         with self._lock:
             self._waiting.clear()
             until = monotonic() + max(grace, 0.0)
@@ -159,7 +155,13 @@ class Processes:
         assert self._launch is not None
         link = FLEET.take(self._launch.home)
         if link is None:
-            link = Link(self._on_exit, self._buffer)
+            try:
+                link = Link(self._on_exit, self._buffer)
+            except Broken:
+                if best is None:
+                    raise
+                self._limit = len(self._links)  # fewer workers will do
+                return best
             self._unborn.append(link)
         else:
             link.reset(self._on_exit, self._buffer)
@@ -272,8 +274,7 @@ class Processes:
 
     def _poll(self, readers: dict[int, Link], writers: dict[int, Link]) -> list[tuple[int, int]]:
         poller = select.poll()
-        poller.register(self._wake_r, select.POLLIN)
-        for fd in readers:
+        for fd in (self._wake_r, *readers):
             poller.register(fd, select.POLLIN)
         for fd in writers:
             poller.register(fd, select.POLLOUT)
@@ -369,14 +370,13 @@ class Processes:
             leases = list(link.leases)
             link.leases.clear()
         named = verdict.culprit(link, leases, self._work)
-        ready = link.ready
-        unnamed = not named and bool(leases) and (not ready or leases[0].batch.careful)
+        unnamed = not named and bool(leases) and (not link.ready or leases[0].batch.careful)
         code = link.child.exitcode if link.child is not None else None
         link.close()
         if unnamed and link.killed is None and not link.retiring:
             self._barren += 1
             if self._barren >= BARREN and self._fatal is None:
-                self._fatal = verdict.barren(self._work, self._barren, ready, code)
+                self._fatal = verdict.barren(self._work, self._barren, link.ready, code)
         for lease in leases:
             self._drop(lease, self._fatal)
         if self._fatal is not None:

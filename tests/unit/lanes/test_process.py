@@ -355,3 +355,17 @@ def test_an_interrupted_write_is_not_made_again(monkeypatch):
     assert lane._links[0].killed == ("torn", 0, 0)
     lane.close(0.0)
     assert not lane._thread.is_alive()
+
+
+def test_fewer_descriptors_mean_fewer_workers(monkeypatch):
+    """Where the descriptors don't suffice for all workers the run goes on with those there are."""
+    genuine, made = os.pipe, []
+
+    def pipe():
+        made.append(1)
+        if len(made) > 4:  # the dispatcher's own, one worker's two, and half of another's
+            raise OSError(24, "Too many open files")
+        return genuine()
+
+    monkeypatch.setattr(os, "pipe", pipe)
+    assert run(calls.square, [[n] for n in range(20)], workers=8) == [n * n for n in range(20)]
