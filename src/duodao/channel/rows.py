@@ -142,7 +142,7 @@ def _failure(outcome: Outcome[Any], error: BaseException) -> bytes:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     failure: dict[str, Any] = {
-        "kind": name, "text": _text(error), "traceback": trace_text(error), "shown": _shown(outcome.input),
+        "kind": name, "text": error_text(error), "traceback": trace_text(error), "shown": _shown(outcome.input),
         "input": None, "error": None,
     }  # fmt: skip
     for field, thing in (("input", outcome.input), ("error", error)):
@@ -187,7 +187,8 @@ def _dumps(value: Any) -> bytes:
         return cloudpickle.dumps(value, _PROTOCOL)  # type: ignore[no-any-return]
 
 
-def _text(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
+    """`str(error)`, whatever the `__str__` of its class does."""
     try:
         return str(error)
     except BaseException as failed:  # a __str__ of the user's that raises

@@ -18,7 +18,7 @@ import stat
 import sys
 from typing import Any
 
-from duodao.channel.rows import trace_text
+from duodao.channel.rows import error_text, trace_text
 from duodao.clock import SYSTEM
 from duodao.errors import UsageError
 from duodao.outcome import Outcome
@@ -50,9 +50,11 @@ class JsonLines:
         self._resume = journal is not None
         self._stream = path if hasattr(path, "write") else None
         self._path = None if self._stream is not None else os.fsdecode(path)
+        if self._path not in (None, "-"):  # a function may change the directory before a file is opened or removed
+            self._path = os.path.abspath(self._path)
         if failed_path is None and self._path not in (None, "-"):
             failed_path = f"{os.fsdecode(path).removesuffix('.jsonl')}.failed.jsonl"
-        self._failed_path = None if failed_path is None else os.fsdecode(failed_path)
+        self._failed_path = None if failed_path is None else os.path.abspath(os.fsdecode(failed_path))
         self._out: _File | _Stream | None = None
         self._dead: _File | None = None
         self._used = False
@@ -82,7 +84,7 @@ class JsonLines:
                 continue
             try:
                 lines.append(_encode(_record(outcome) if self._records else outcome.value))
-            except (TypeError, ValueError, RecursionError) as error:
+            except Exception as error:  # a dict of a class of the user's may raise anything
                 self.unfit += 1
                 self._fail(_misfit(outcome, error))
         if lines:
@@ -205,7 +207,7 @@ def _failure(outcome: Outcome[Any], error: BaseException) -> dict[str, Any]:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return {
-        "index": outcome.index, "input": plain(outcome.input), "error": name, "message": str(error),
+        "index": outcome.index, "input": plain(outcome.input), "error": name, "message": error_text(error),
         "traceback": trace_text(error), "attempts": outcome.attempts, "seconds": outcome.seconds, "lane": outcome.lane,
         "tries": [
             {"number": t.number, "stage": t.stage, "lane": t.lane, "seconds": t.seconds, "error": t.error}
@@ -216,20 +218,20 @@ def _failure(outcome: Outcome[Any], error: BaseException) -> dict[str, Any]:
 
 def _misfit(outcome: Outcome[Any], error: BaseException) -> dict[str, Any]:
     record = _failure(outcome, error)
-    record |= {"message": f"JSON can't hold the result: {error}", "traceback": "", "value": _short(outcome.value)}
-    return record
+    message = f"JSON can't hold the result: {error_text(error)}"
+    return {**record, "message": message, "traceback": "", "value": _short(outcome.value)}
 
 
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it: itself where it can, paths and bytes as the text they are (bytes that don't decode
     as surrogates, so that they round-trip), else its repr."""
-    if isinstance(value, (str, int, type(None))):
+    if value is None or isinstance(value, str):
         return value
     if isinstance(value, (bytes, os.PathLike)):
         return os.fsdecode(value)
     try:
         _encode(value)
-    except (TypeError, ValueError, RecursionError):
+    except Exception:  # as in `write`; an int of more digits than Python writes
         return _short(value)
     return value
 

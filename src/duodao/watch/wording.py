@@ -59,6 +59,14 @@ def progress(snapshot: Snapshot) -> str:
     return f"{done} done" if snapshot.total is None else f"{done} of {count(snapshot.total)}"
 
 
+def error(error: BaseException) -> str:
+    """The exception's class and text, whatever its own `__str__` does."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException as broken:
+        return f"{type(error).__name__}: <{type(broken).__name__} in its __str__>"
+
+
 def counters(snapshot: Snapshot) -> list[str]:
     """The totals worth a look: in flight and failed always, the others once they are not zero."""
     parts = [f"{count(in_flight(snapshot))} in flight", f"{count(snapshot.failed)} failed"]

@@ -370,3 +370,49 @@ def test_closing_twice(out):
     sink = write(out, [1])
     sink.close(True)
     assert lines(out) == [1]
+
+
+class _Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class _Trap(dict):
+    def items(self):
+        raise KeyError("items")
+
+
+def test_an_error_without_a_text_is_a_failure_like_others(out):
+    """A `__str__` that raises costs the message, not the run and the results after it."""
+    write(out, [1, _Mute(), 3])
+    assert lines(out) == [1, 3]
+    (record,) = lines(out.with_suffix(".failed.jsonl"))
+    assert record["message"] == "<RuntimeError in its __str__>"
+
+
+def test_a_result_whose_encoding_raises_anything_is_unfit(out):
+    """A dict of the user's may raise what it likes when it is written."""
+    sink = write(out, [1, _Trap(a=1), 3])
+    assert (lines(out), sink.unfit) == ([1, 3], 1)
+
+
+def test_an_input_that_python_does_not_write_is_told_by_its_repr(out):
+    """An int of more digits than Python turns into a text, as the input of a failure."""
+    sink = JsonLines(out)
+    sink.open()
+    sink.write([Outcome(0, 10**5000, None, ValueError("no"), 1, 0.5, "inline")])
+    sink.close()
+    (record,) = lines(out.with_suffix(".failed.jsonl"))
+    assert record["input"] == "<int whose repr raises ValueError>"
+
+
+def test_files_stay_where_they_were_meant_when_a_function_changes_the_directory(tmp_path, monkeypatch):
+    """The file of failures is made at the first one: not where a function has gone in the meantime."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    sink = JsonLines("out.jsonl")
+    sink.open()
+    os.chdir("elsewhere")
+    sink.write([outcome(0, 1), outcome(1, ValueError())])
+    sink.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "out.failed.jsonl", "out.jsonl"]
