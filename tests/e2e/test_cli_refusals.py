@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 from cli_program import WORK, duodao
@@ -58,6 +59,12 @@ BAD = [
     ([*MAP, "--journal", "j", "-o", "j"], "j is given as"),
     ([*MAP, "-o", "nowhere/out.jsonl"], "there is no directory nowhere"),
     ([*MAP, "-o", "d"], "the output d is a directory"),
+    ([*MAP, "-o", ""], "the output has an empty name"),
+    ([*MAP, "--failed", ""], "the output has an empty name"),
+    ([*MAP, "--journal", ""], "the journal has an empty name"),
+    ([*MAP, "--journal", "-"], "a journal is a file"),
+    ([*MAP, "--journal", "fifo"], "is no regular file"),
+    (["map", "work.py:square", "socket"], "can't read socket: it is a socket"),
     ([*MAP, "-o", "n.txt"], "n.txt is an INPUT and an output of this run"),
     ([*MAP, "--wrokers", "2"], "--workers"),
     (["resume", "gone"], "there is no journal"),
@@ -81,6 +88,12 @@ def folder(tmp_path_factory):
     for name in ("a.xml", "b.xml", "empty.txt"):
         (path / name).touch()
     (path / "d").mkdir()
+    os.mkfifo(path / "fifo")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.chdir(path)  # the path of a socket may be no longer than some 100 bytes
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+    monkeypatch.undo()
     return path
 
 

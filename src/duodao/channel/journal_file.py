@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import sqlite3
+import stat
 import struct
 import threading
 from collections.abc import Iterator
@@ -142,8 +143,12 @@ def explained(path: str) -> Iterator[None]:
 
 
 def is_ours(path: str, *, any_version: bool = False) -> bool:
-    """True for a journal, False for no file or an empty one. Raises JournalDamaged for any other file."""
+    """True for a journal, False for no file or an empty one. Raises JournalDamaged for any other file, UsageError for
+    what is no file: a new journal would take the place of a device, and a FIFO would never open."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            kind = "a directory" if os.path.isdir(path) else "no regular file"
+            raise UsageError(f"the journal {path} can't be written: it is {kind}")
         with open(path, "rb") as file:
             head = file.read(100)
     except FileNotFoundError:

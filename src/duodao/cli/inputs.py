@@ -61,6 +61,8 @@ def _check_readable(name: str, ours: Sequence[str]) -> None:
         raise UsageError(f"{what}: {name}") from None
     if stat.S_ISDIR(mode):
         raise UsageError(f"{name} is a directory: --paths makes every file in it an item")
+    if stat.S_ISSOCK(mode):
+        raise UsageError(f"can't read {name}: it is a socket")
     if stat.S_ISREG(mode):  # a FIFO is opened when its turn comes: opening it twice would lose its writer
         try:
             with open(name, "rb"):

@@ -41,6 +41,8 @@ def launch(load: Callable[[], tuple[Any, dict[str, Any]]], given: dict[str, Any]
     out, failed, path = given["output"], given["failed_path"], given["journal"]
     if failed is None and not _is_stream(out):
         failed = f"{out.removesuffix('.jsonl')}.failed.jsonl"
+    if path == "-":
+        raise UsageError("--journal -: a journal is a file, it can't go to stdout")
     ours = [name for name in (out, failed, path) if name is not None and name != "-"]
     _check_outputs(ours, path)
     items = inputs.open_inputs(
@@ -128,8 +130,10 @@ def _ours(ours: Sequence[str], journal: str | None) -> list[str]:
 
 def _check_outputs(ours: Sequence[str], journal: str | None) -> None:
     seen: dict[str, str] = {}
-    for name in ours:
-        what = "the journal" if name == journal else "the output"
+    for at, name in enumerate(ours):
+        what = "the journal" if journal is not None and at == len(ours) - 1 else "the output"
+        if not name:
+            raise UsageError(f"{what} has an empty name")
         folder = os.path.dirname(name) or "."
         if os.path.isdir(name):
             raise UsageError(f"{what} {name} is a directory")
@@ -234,7 +238,8 @@ def _tell(report: Report, sink: JsonLines, failed: str | None, journal: str | No
 def _failure(outcome: Outcome[Any]) -> str:
     text = wording.clean(str(outcome.input))
     text = text if len(text) <= 200 else f"{text[:199]}…"
-    error = f"{type(outcome.error).__name__}: {outcome.error}" if outcome.error is not None else ""
+    error = wording.error(outcome.error) if outcome.error is not None else ""
+    error = error if len(error) <= 1000 else f"{error[:999]}…"
     return f"input {wording.count(outcome.index)} ({text}): {error}"
 
 

@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     _open_standard_files()
     try:
         code = _run(argv)
-        if sys.stdout is not None:
+        if sys.stdout is not None and not sys.stdout.closed:  # a function in this process may have closed it
             sys.stdout.flush()
     except BrokenPipeError:
         code = _unread()

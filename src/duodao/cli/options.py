@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 else:
     _Type = click.ParamType
 
+_LONGEST = 10 * 366 * 86400.0
+"""Seconds that a time may be: no run is longer, and what the system waits with holds no such numbers."""
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -42,6 +44,8 @@ class Seconds(_Type):
             seconds = float(found[1]) * _UNITS[found[2]] if found else math.nan
         except ValueError:
             seconds = math.nan
+        if seconds > _LONGEST:
+            self.fail(f"{value!r} is over ten years", param, ctx)
         if not (seconds > 0 or (self._zero and seconds == 0)):
             self.fail(f"{value!r} is no time {'from' if self._zero else 'over'} 0: 30, 1.5, 500ms, 2m", param, ctx)
         return seconds
@@ -76,6 +80,8 @@ class Limit(_Type):
         calls, per = (float(found[1]), float(found[2] or 1) * _UNITS[found[3] or ""]) if found else (0.0, 0.0)
         if not (calls and per):
             self.fail(f"{value!r} is no rate over 0: 10 (a second), 100/60s, 5/m", param, ctx)
+        if per / calls > _LONGEST:
+            self.fail(f"{value!r} is less than one call in ten years", param, ctx)
         return Rate(calls, per)
 
 

@@ -137,19 +137,24 @@ def _open_csv(name: str) -> IO[str]:
 def check_header(name: str) -> None:
     """Refuse a CSV file without a usable first row. Raises UsageError."""
     with _open_csv(name) as stream:
+        reader = _reader(stream)
         try:
-            header: list[str] = next(_reader(stream), [])
+            header = _header(reader)
         except csv.Error as error:
-            raise UsageError(f"{name}:1: not CSV: {error}") from None
+            raise UsageError(f"{name}:{reader.line_num}: not CSV: {error}") from None
     twice = sorted({field for field in header if header.count(field) > 1})
     if twice:
-        raise UsageError(f"{name}:1: the header names {', '.join(map(repr, twice))} more than once")
+        raise UsageError(f"{name}:{reader.line_num}: the header names {', '.join(map(repr, twice))} more than once")
+
+
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    return next(filter(None, reader), [])  # blank lines before it are as little a record as those after it
 
 
 def _rows(name: str) -> Iterator[Any]:
     with _open_csv(name) as stream:
         reader = _reader(stream)
-        header: list[str] = next(reader, [])
+        header = _header(reader)
         while True:
             start = reader.line_num + 1
             try:

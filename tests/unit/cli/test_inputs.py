@@ -148,3 +148,9 @@ def test_refused(folder, inputs, options, says):
         open_inputs(inputs, **options)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_blank_lines_before_a_csv_header_are_none(folder):
+    """The first row that has something names the fields, as blank lines further down are no records."""
+    (folder / "a.csv").write_text("\n\na,b\n\n1,2\n")
+    assert list(open_inputs(["a.csv"])) == [{"a": "1", "b": "2"}]

@@ -44,9 +44,9 @@ def test_texts_and_their_values(kind, text, value):
 
 @pytest.mark.parametrize(
     ("kind", "text"),
-    [(options.Seconds(), t) for t in ("", "0", "-1", "nan", "inf", "1d", "1..2", "x")]
+    [(options.Seconds(), t) for t in ("", "0", "-1", "nan", "inf", "1d", "1..2", "x", "9999999h")]
     + [(options.Size(), t) for t in ("0", "-1", "M", "1X", "lots")]
-    + [(options.Limit(), t) for t in ("0", "-1", "1/0s", "x", "10/", "/s", "1/2/3")]
+    + [(options.Limit(), t) for t in ("0", "-1", "1/0s", "x", "10/", "/s", "1/2/3", "1/9999999h")]
     + [(options.Share(), t) for t in ("-1", "0%", "100%", "1.5", "x%", "%")],
 )
 def test_texts_that_mean_nothing(kind, text):
