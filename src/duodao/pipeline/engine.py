@@ -209,7 +209,7 @@ class Engine:
         """Seconds until something is due by itself; None: only an arrival can change anything."""
         now = self.clock.now()
         more = self.source is not None and not self.source.ended
-        times = [node.wake_at(now, more and node is self.nodes[0]) for node in self.nodes]
+        times = [node.wake_at(more and node is self.nodes[0]) for node in self.nodes]
         times += [part.closes_at for part in self.parts if isinstance(part, Gatherer)]
         if self._observer is not None:
             times.append(self._observer.due(now))

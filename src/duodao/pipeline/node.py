@@ -141,7 +141,9 @@ class Node:
     def room(self, now: float) -> int:
         """Items the lane can take now in one batch; 0 when it is busy, paused, or no token is due."""
         lane = self.lane
+        self.token_at = 0.0
         if now < self.paused_until:
+            self.token_at = self.paused_until
             return 0
         if lane.singly:
             limit = lane.workers if self.meter else lane.depth * lane.workers
@@ -160,9 +162,9 @@ class Node:
         return max(0, room)
 
     def _warming(self, now: float) -> bool:
-        """A lane takes up to WARM_UP seconds to run its first call (workers start). Calls handed over meanwhile would all
-        start in one instant, whatever their tokens: the first goes alone, until it is back or that time has passed."""
-        if self.warm or not self.report.calls and not self.flying:
+        """A lane takes up to WARM_UP seconds to run its first call (workers start). Calls handed over meanwhile would
+        all start in one instant, whatever their tokens: the first goes alone, until it is back or that time is over."""
+        if self.warm or not (self.report.calls or self.flying):
             return False
         if not self.report.calls and now < self.first_at + WARM_UP:
             self.token_at = self.first_at + WARM_UP
@@ -235,12 +237,13 @@ class Node:
         if 2 * count > self.cap:
             self.cap = max(1, min(MAX_BATCH, 2 * count, MAX_OUT // (self.lane.workers * self.lane.depth)))
 
-    def wake_at(self, now: float, more: bool) -> float | None:
-        """When something here becomes due without anything arriving; None: never. more: whether inputs are left."""
+    def wake_at(self, more: bool) -> float | None:
+        """When something here becomes due without anything arriving; None: never. more: whether inputs are left.
+
+        It may be past already: `room`, asked again, decides with the time of then.
+        """
         times = [self.timed[0][0]] if self.timed else []
-        if (self.pending or more) and self.paused_until > now:
-            times.append(self.paused_until)
-        if (self.pending or more) and self.token_at > now:
+        if (self.pending or more) and self.token_at:
             times.append(self.token_at)
         return min(times) if times else None
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from duodao.clock import Clock
 from duodao.errors import WorkerDied
 from duodao.lanes.base import Batch, Failure, Result
+from duodao.lanes.foreign import said
 from duodao.outcome import Attempt, Outcome
 from duodao.pipeline.gather import Gatherer
 from duodao.pipeline.ledger import Ledger
@@ -179,8 +180,8 @@ class Router:
 
     def _record_try(self, node: Node, chunk: Chunk, failure: Failure) -> None:
         if self.ledger.whole:
-            text = f"{type(failure.error).__name__}: {_text(failure.error, str)}"
-            attempt = Attempt(chunk.attempt, node.report.name, node.lane.name, failure.seconds, text)
+            assert failure.error is not None
+            attempt = Attempt(chunk.attempt, node.report.name, node.lane.name, failure.seconds, said(failure.error))
             self.ledger.note(chunk.ids[0], attempt)
 
     def leave(self, part: Node | Gatherer, number: int, now: float) -> None:
@@ -203,19 +204,21 @@ class Router:
             self.ledger.failed(number, error)
 
 
-def _text(value: object, form: Callable[[object], str]) -> str:
-    """`form` (repr or str) of a user's object, which may raise, cut to 200 characters."""
+def _shown(item: object) -> str:
+    """The repr of a user's object, which may raise, cut to 200 characters."""
     try:
-        text = form(value)
+        text = repr(item)
     except Exception as broken:
-        return f"<{type(value).__name__} whose {form.__name__} raises {type(broken).__name__}>"
+        return f"<{type(item).__name__} whose repr raises {type(broken).__name__}>"
     return text if len(text) <= 200 else text[:200] + "..."
 
 
 def _annotate(error: BaseException, number: int, item: Any, node: Node, attempt: int) -> None:
     """Say on the exception which input it was; once, however often the same object is raised."""
-    text = _text(item, repr)
+    text = _shown(item)
     note = f"duodao: input {number} ({text}), stage {node.report.name}, lane {node.lane.name}, attempt {attempt}"
-    notes = getattr(error, "__notes__", [])
-    if isinstance(notes, list) and note not in notes:  # add_note refuses anything but a list
-        error.add_note(note)
+    try:
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+    except Exception:  # noqa: S110 - a class that refuses notes, or keeps something else there: it goes without
+        pass

@@ -71,6 +71,8 @@ def plan(work: Any, inputs: Any, options: dict[str, Any], *, whole: bool = False
         steps = (make_stage(work, stage),)
     if not (hasattr(inputs, "__iter__") or hasattr(inputs, "__aiter__") or hasattr(inputs, "__getitem__")):
         raise UsageError(f"inputs must be something to iterate over, not {type(inputs).__name__}")
+    if getattr(inputs, "ndim", 1) == 0:
+        raise UsageError("inputs must be something to iterate over, not an array of no dimensions")
     errors = options.get("errors", "raise")
     if errors not in ("raise", "collect"):
         raise UsageError(f"errors={errors!r}: 'raise' or 'collect' is needed")
@@ -201,6 +203,7 @@ class Live:
             while (out := await engine.anext_list()) is not None:
                 for value in out:
                     yield value
+                await asyncio.sleep(0)  # results that are always ready must not keep the loop from its other tasks
             complete = not engine.ledger.report.stopped
         finally:
             self.end(complete=complete)

@@ -71,15 +71,15 @@ class Contained:
     def __init__(self, inputs: Any) -> None:
         self.total: int | None = len(inputs)
         self.error: BaseException | None = None
-        self._ended = self.total == 0
+        self._ended = False
         self._at = 0
         self._sequence = inputs if isinstance(inputs, _PLAIN) else None
         self._iterator = None if self._sequence is not None else iter(inputs)
 
     @property
     def ended(self) -> bool:
-        """Everything has been taken."""
-        return self._ended
+        """Everything has been taken. A list that grows while it is read goes on, as under the builtin map."""
+        return self._ended or (self._sequence is not None and self._at >= len(self._sequence))
 
     def take(self, count: int) -> list[Any]:
         """The next `count` items, fewer at the end."""
@@ -88,7 +88,6 @@ class Contained:
         if self._sequence is not None:
             items = list(self._sequence[self._at : self._at + count])
             self._at += len(items)
-            self._ended = self._at >= len(self._sequence)
             return items
         try:
             items = list(itertools.islice(self._iterator, count))  # type: ignore[arg-type]
@@ -179,16 +178,22 @@ class Threaded:
 
     def allow(self, ahead: int) -> None:
         """Let the thread read up to `ahead` items more than were taken; wakes it when half of that is free."""
-        allowed = self._taken + ahead
-        if allowed > self._allowed:
-            self._allowed = allowed
-            if self._parked and len(self._buffer) <= ahead // 2:
-                self._parked = False
-                self._gate.put(None)
+        self._allowed = max(self._allowed, self._taken + ahead)
+        if len(self._buffer) <= ahead // 2:
+            self._unpark()
+
+    def _unpark(self) -> None:
+        if self._parked and self._taken + len(self._buffer) < self._allowed:
+            self._parked = False
+            self._gate.put(None)
 
     def hungry(self) -> bool:
-        """Ask for a wake-up at the next item; False when there is one, or when there will be none."""
+        """Ask for a wake-up at the next item; False when there is one, or when there will be none.
+
+        The thread may be parked although it may read on: `allow` lets it sleep until half of its room is free.
+        """
         self._hungry = True
+        self._unpark()
         if self._buffer or self._finished:
             self._hungry = False
             return False
@@ -280,5 +285,8 @@ def open_source(inputs: Any, wake: Callable[[], None], loop: asyncio.AbstractEve
         return Contained(inputs)
     if hasattr(inputs, "__aiter__") and loop is not None:
         return Awaited(inputs, wake, loop)
-    total = len(inputs) if hasattr(inputs, "__len__") else None
+    try:
+        total = len(inputs)
+    except Exception:  # it has none, or none it can tell
+        total = None
     return Threaded(inputs, wake, total)

@@ -330,3 +330,23 @@ def test_odd_exceptions_do_not_end_the_run():
     engine, _ = build([lambda out: out.fail(0, odd) if out.batch.items == [0] else out.finish()], [0, 1], retries=0)
     outcomes = collect(engine)
     assert outcomes[0].error is odd and outcomes[1].ok
+
+
+def test_a_token_that_comes_due_while_the_engine_looks_at_the_clock():
+    """Time goes on between two looks at the clock: a token or a pause that ends in between is not slept through."""
+
+    class Ticking(FakeClock):
+        def now(self):
+            self._now += 0.00007
+            return self._now
+
+    engine, _ = build([lambda out: out.finish()], list(range(500)), clock=Ticking(), rate=1000)
+    assert len(collect(engine)) == 500
+    retry = Retry(1, delay=lambda error, attempt: Retry.pause(0.0005))
+
+    def plan(out):
+        for position in range(len(out.batch.items)):
+            out.fail(position, OSError()) if out.batch.attempt == 1 else out.finish(position)
+
+    engine, _ = build([plan], list(range(100)), clock=Ticking(), retries=retry)
+    assert all(o.ok for o in collect(engine))

@@ -482,3 +482,24 @@ def test_values_are_released_when_they_have_been_seen():
     for _ in results:
         pass
     assert first() is None
+
+
+def test_results_that_are_always_ready_leave_the_loop_to_others():
+    """`async for` over quick calls lets other tasks of the loop run, so that a time-out or a cancel can reach it."""
+
+    async def main():
+        turns = 0
+
+        async def other():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        async for _ in duodao.map(square, range(200_000), lane="inline"):
+            pass
+        task.cancel()
+        return turns
+
+    assert asyncio.run(main()) > 10
