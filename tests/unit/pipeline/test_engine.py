@@ -340,7 +340,9 @@ def test_a_token_that_comes_due_while_the_engine_looks_at_the_clock():
             self._now += 0.00007
             return self._now
 
-    engine, _ = build([lambda out: out.finish()], list(range(500)), clock=Ticking(), rate=1000)
+    rng = random.Random(1)
+    late = lambda out: out.finish(after=rng.uniform(0.0001, 0.001))
+    engine, _ = build([late], list(range(500)), clock=Ticking(), rate=1000, workers=1)
     assert len(collect(engine)) == 500
     retry = Retry(1, delay=lambda error, attempt: Retry.pause(0.0005))
 
