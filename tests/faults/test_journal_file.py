@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import threading
 import pytest
 
 from duodao.channel.journal import Identity, Journal
-from duodao.errors import JournalDamaged, JournalFull
+from duodao.errors import JournalDamaged, JournalFull, JournalMismatch, UsageError
 from duodao.outcome import Outcome
 
 IDENTITY = Identity(("module.f",), "c0de", "f")
@@ -172,6 +173,32 @@ def test_a_wrecked_file_without_its_name_is_kept(tmp_path):
     journal.close()
     work(tmp_path / "j")
     complete_and_right(tmp_path / "j")
+
+
+@pytest.mark.parametrize("value", [b"{", b'"\xff"', b"[" * 100_000, b"null"], ids=["cut", "bytes", "depth", "other"])
+@pytest.mark.parametrize("name", ["names", "code", "command"])
+def test_what_it_says_about_its_run_is_wrecked(tmp_path, name, value):
+    """A refusal by name from a run and from a reader, or a journal that goes on; never another error."""
+    work(tmp_path / "j")
+    db = sqlite3.connect(tmp_path / "j")
+    db.execute("INSERT OR REPLACE INTO about VALUES (?, CAST(? AS TEXT))", (name, value))
+    db.commit()
+    db.close()
+    for use in (work, complete_and_right):
+        with contextlib.suppress(JournalDamaged, JournalMismatch):
+            use(tmp_path / "j")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_is_no_file_is_no_journal(tmp_path, make, fresh):
+    """A FIFO is not waited for, and nothing takes the place of a device: as root that could be /dev/null."""
+    make(tmp_path / "j")
+    before = os.lstat(tmp_path / "j")
+    with pytest.raises(UsageError, match="it is "):
+        Journal(tmp_path / "j", fresh=fresh).open(IDENTITY, on_committed=len, on_error=print)
+    assert os.lstat(tmp_path / "j").st_mode == before.st_mode
+    assert os.listdir(tmp_path) == ["j"]
 
 
 # -- a full disk ------------------------------------------------------------------------------------------------------

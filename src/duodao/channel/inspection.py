@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from duodao.channel import journal_file
 from duodao.channel.identity import Identity
-from duodao.channel.journal_file import APPLICATION, VERSION, damaged, explain
+from duodao.channel.journal_file import APPLICATION, VERSION, explain
 from duodao.channel.rows import COLUMNS, DONE, FAILED, DeadLetter, Row, dead_letter, unpack
 from duodao.errors import JournalDamaged, JournalMismatch, UsageError
 from duodao.outcome import Outcome
@@ -41,15 +41,11 @@ class Inspection:
         self._db = journal_file.connect(path, "ro")
         try:
             self._check()
-            self.about: dict[str, Any] = journal_file.read_about(self._db)
-            about = self.about
-            self.identity = Identity(tuple(about["names"]), about["code"], about["shape"])
+            self.about: dict[str, Any] = journal_file.read_about(self._db, path)
+            self.identity: Identity = journal_file.whose(self.about, path)
         except sqlite3.Error as error:
             self._db.close()
             raise explain(error, path) from error
-        except KeyError as error:
-            self._db.close()
-            raise damaged(path, f"it says nothing about its {error}") from error
         except BaseException:
             self._db.close()
             raise

@@ -220,9 +220,15 @@ def note(db: sqlite3.Connection, about: dict[str, Any]) -> None:
     db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", entries)
 
 
-def read_about(db: sqlite3.Connection) -> dict[str, Any]:
-    """What the runs said about themselves."""
-    return {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM about")}
+def read_about(db: sqlite3.Connection, path: str) -> dict[str, Any]:
+    """What the runs said about themselves. Raises JournalDamaged where that can't be read any more."""
+    db.text_factory = bytes
+    try:
+        return {name.decode(): json.loads(value) for name, value in db.execute("SELECT name, value FROM about")}
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise damaged(path, f"what it says about its run is not what was written: {type(error).__name__}") from error
+    finally:
+        db.text_factory = str
 
 
 def check(db: sqlite3.Connection, path: str) -> None:
@@ -240,14 +246,19 @@ def check(db: sqlite3.Connection, path: str) -> None:
         raise
 
 
+def whose(about: dict[str, Any], path: str) -> Identity:
+    """The run that wrote the journal, by what it said. Raises JournalDamaged where that is incomplete."""
+    names, code, shape = (about.get(name) for name in ("names", "code", "shape"))
+    if isinstance(names, list) and isinstance(code, str) and isinstance(shape, str):
+        return Identity(tuple(map(str, names)), code, shape)
+    raise damaged(path, "it doesn't say whose it is")
+
+
 def compare(path: str, about: dict[str, Any], mine: Identity, keyed: str, *, accept_code: bool) -> None:
     """Raise JournalMismatch unless the journal belongs to this run."""
     fresh = "or start over with --fresh (fresh=True)"
-    try:
-        theirs = Identity(tuple(about["names"]), about["code"], about["shape"])
-        other_key = about["key"]
-    except KeyError as error:
-        raise damaged(path, f"it says nothing about its {error}") from error
+    theirs = whose(about, path)
+    other_key = about.get("key")
     if theirs.names != mine.names:
         raise JournalMismatch(
             f"the journal {path} belongs to {', '.join(theirs.names)}, this run is of {', '.join(mine.names)}: "

@@ -99,7 +99,7 @@ class Shelf:
         self, about: dict[str, Any], identity: Identity, notes: dict[str, Any], *, accept_code: bool, keep_code: bool
     ) -> None:
         journal_file.check(self._db, self._path)
-        written = journal_file.read_about(self._db)
+        written = journal_file.read_about(self._db, self._path)
         journal_file.compare(self._path, written, identity, about["key"], accept_code=accept_code)
         if keep_code:  # a retry of what failed doesn't vouch for the rest
             about = {**about, "code": written["code"]}
