@@ -221,6 +221,24 @@ def test_file_with_a_name_of_the_standard_library(folder):
     assert (done.returncode, done.stdout) == (0, '{"len": 1}\n' * 3)
 
 
+@pytest.mark.parametrize("name", ["logging", "numbers", "resource", "string"])
+def test_neighbour_with_a_name_of_the_standard_library(folder, name):
+    """A file of the user's doesn't stand in front of a module that Duodao itself loads later."""
+    (folder / "sub").mkdir()
+    (folder / "sub" / f"{name}.py").write_text("")
+    (folder / "sub" / "work_beside.py").write_text("def f(x): return len(x)\n")
+    done = duodao("map", "sub/work_beside.py:f", "n.txt", "--lane", "thread", "--progress", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "1\n" * 3)
+
+
+def test_function_that_closes_stdout(folder):
+    """On a thread that is our own stdout: no traceback, the results stay."""
+    (folder / "closes.py").write_text("import sys\ndef f(x):\n    sys.stdout.close()\n    return x\n")
+    done = duodao("map", "closes.py:f", "n.txt", "--lane", "thread", "-o", "closed.jsonl", cwd=folder)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert len((folder / "closed.jsonl").read_text().splitlines()) == 3
+
+
 def test_measure(folder):
     """`duodao measure` tells what a call costs and where it should run."""
     done = duodao("measure", "work.py:square", "n.txt", cwd=folder)

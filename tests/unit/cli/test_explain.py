@@ -17,6 +17,7 @@ from duodao.cli import explain
             "--star spreads tuple inputs, --common gives constants",
         ),
         ("max_memory=-1: bytes over 0", "--max-memory -1: bytes over 0"),
+        ("max_failures=0.05: 3 of 9 inputs failed", "--max-failures 5%: 3 of 9 inputs failed"),
         ("keep its results with --accept-code (accept_code=True)", "keep its results with --accept-code"),
     ],
 )
