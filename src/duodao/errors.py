@@ -1,23 +1,23 @@
 """Every error Duodao raises of its own, split by whose fault it is. A user's own exception is never wrapped in one.
 
-    DuodaoError
-      UsageError (ValueError)            you asked for something wrong; nothing was started
-      Closed (RuntimeError)              you closed it, then used it
-      Broken                             the world broke it
-        WorkerDied                         a worker process ended inside an item (signal, os._exit, out of memory)
-        CallExited                         the function called sys.exit() or raised what else ends programs
-        RemoteError                        an exception that can't travel between processes; its text is here
-        NotPicklable                       a function, input or result that can't travel between processes
-        SetupFailed                        a factory of `setup=` failed; the run ends
-        GuardDied                          the process that owns our children could not be (re)started
-        JournalError                       the journal can't be used: says which, and what to do
-          JournalMismatch                    it belongs to another function, pipeline or code version
-          JournalDamaged                     its file is not a journal or is cut in a way that can't be repaired
-          JournalFull                        the disk refused a write
-      Busy                               it is in use or took too long
-        CallTimeout (TimeoutError)         a call ran longer than `timeout`
-        JournalBusy                        another process has the journal open
-      TooManyFailures                    the run was ended by `max_failures`
+DuodaoError
+  UsageError (ValueError)            you asked for something wrong; nothing was started
+  Closed (RuntimeError)              you closed it, then used it
+  Broken                             the world broke it
+    WorkerDied                         a worker process ended inside an item (signal, os._exit, out of memory)
+    CallExited                         the function called sys.exit() or raised what else ends programs
+    RemoteError                        an exception that can't travel between processes; its text is here
+    NotPicklable                       a function, input or result that can't travel between processes
+    SetupFailed                        a factory of `setup=` failed; the run ends
+    GuardDied                          the process that owns our children could not be (re)started
+    JournalError                       the journal can't be used: says which, and what to do
+      JournalMismatch                    it belongs to another function, pipeline or code version
+      JournalDamaged                     its file is not a journal or is cut in a way that can't be repaired
+      JournalFull                        the disk refused a write
+  Busy                               it is in use or took too long
+    CallTimeout (TimeoutError)         a call ran longer than `timeout`
+    JournalBusy                        another process has the journal open
+  TooManyFailures                    the run was ended by `max_failures`
 """
 
 from __future__ import annotations

@@ -98,14 +98,14 @@ def test_what_stays_warm_is_bounded(memory):
     """Freed memory above the bound, and any large piece, goes back to the kernel; `trim` returns all of it."""
     offsets = [memory.allocate(16 * MB) for _ in range(20)]
     for offset in offsets:
-        memory.view(offset, 16 * MB)[:: 4096] = b"x" * (16 * MB // 4096)
+        memory.view(offset, 16 * MB)[::4096] = b"x" * (16 * MB // 4096)
     for offset in offsets:
         memory.free(offset)
     assert resident(memory) <= WARM
     memory.trim()
     assert resident(memory) == 0
     large = memory.allocate(100 * MB)
-    memory.view(large, 100 * MB)[:: 4096] = b"x" * (100 * MB // 4096)
+    memory.view(large, 100 * MB)[::4096] = b"x" * (100 * MB // 4096)
     memory.free(large)
     assert resident(memory) == 0
 

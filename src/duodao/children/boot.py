@@ -34,7 +34,7 @@ def spawn(sock: int, memory: int, marker: str) -> int:
     try:
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, *interpreter_flags(), "-c", _CODE, root()],
+            [sys.executable, *interpreter_flags(), "-P", "-c", _CODE, root()],
             {**os.environ, MARKER: marker},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -84,7 +84,9 @@ class _Zygote:
         hello = wire.receive(self._sock)
         if hello is None:
             os._exit(0)
-        (_, sys.path[:], preload), _ = hello
+        (_, path, preload), _ = hello
+        own = sys.path[:]  # first: a queue.py beside the user's program is not what our own modules import
+        sys.path += [folder for folder in path if folder not in own]
         arena.inherited(ARENA_FD)
         for name in preload:
             _preload(name)

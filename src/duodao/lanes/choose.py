@@ -157,6 +157,7 @@ class Auto:
     def __init__(self, work: Work, workers: int | None = None, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.name, self.workers, self.target, self.depth, self.singly = "auto", 1, 0.005, 1, False
         self.why = "measuring the first calls"
+        self.ran = "auto"  # the lane that calls have run on, the samples' at first
         self.expected: int | None = None
         self._work = work
         self._asked = workers
@@ -207,6 +208,7 @@ class Auto:
         from duodao.lanes.sampling import Sampling
 
         def sampler(name: str, work: Work, workers: int | None) -> Lane:
+            self.ran = name
             return self._context.copy().run(_fixed, name, work, workers or 1)
 
         def adopt(advice: Advice) -> None:
@@ -220,4 +222,5 @@ class Auto:
         self.why = why
         self.target, self.depth, self.singly = inner.target, inner.depth, inner.singly
         self.workers, self.name = inner.workers, inner.name
+        self.ran = inner.name
         self.start = inner.start  # type: ignore[method-assign]

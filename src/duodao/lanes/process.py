@@ -280,7 +280,7 @@ class Processes:
             poller.register(fd, select.POLLOUT)
         with self._lock:
             due = deadlines.due(self._links, self._work, self._closing, self._again)
-        return poller.poll(None if due is None else max(0.0, (due - monotonic()) * 1000 + 1))
+        return poller.poll(None if due is None else min(max(0.0, (due - monotonic()) * 1000 + 1), 3_600_000))
 
     def _read(self, link: Link) -> bool:
         """Take what is there; False when there is nothing more."""

@@ -185,6 +185,9 @@ class Ledger:
             else:
                 entries, mixed = self._ready.popleft() if self._ready else ([], False)
             if not entries:
+                # A run that was stopped hands over what it has finished, although inputs before it never will be.
+                if self.fatal is not None and not self.unsaved and self.order.skip():
+                    continue
                 return []
             if not (mixed or self.whole):
                 return entries

@@ -247,6 +247,10 @@ class Node:
             times.append(self.token_at)
         return min(times) if times else None
 
+    def ran(self) -> str:
+        """The lane that calls run on now: while `auto` measures, the one its samples run on."""
+        return getattr(self.lane, "ran", self.lane.name)
+
     def snapshot(self) -> StageSnapshot:
         """The stage now, for telemetry."""
         lane, report = self.lane, self.report

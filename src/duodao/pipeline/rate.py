@@ -40,8 +40,8 @@ def as_rates(value: object) -> tuple[Rate, ...]:
 class Bucket:
     """A token bucket that holds so little that no second sees more than rate + 5 % + 1 calls.
 
-    Its size is 3 % of a second's tokens (and one call): the rest is left for calls that start a little after their token
-    was taken. A single call that costs more than the bucket holds goes when it is full, and leaves a debt.
+    Its size is 3 % of a second's tokens (and one call): the rest is left for calls that start a little after their
+    token was taken. A single call that costs more than the bucket holds goes when it is full, and leaves a debt.
     """
 
     __slots__ = ("cost", "filled", "size", "speed", "tokens")

@@ -97,7 +97,7 @@ class Router:
         if not ledger.whole:
             ledger.succeeded(chunk.ids, chunk.values)
             return
-        lane, attempt = node.lane.name, max(1, chunk.attempt)
+        lane, attempt = node.ran(), max(1, chunk.attempt)
         outcomes = [
             Outcome(number, item, value, None, attempt, seconds, lane)
             for number, value, item, seconds in zip(chunk.ids, chunk.values, chunk.inputs, times or (), strict=True)
@@ -181,7 +181,7 @@ class Router:
     def _record_try(self, node: Node, chunk: Chunk, failure: Failure) -> None:
         if self.ledger.whole:
             assert failure.error is not None
-            attempt = Attempt(chunk.attempt, node.report.name, node.lane.name, failure.seconds, said(failure.error))
+            attempt = Attempt(chunk.attempt, node.report.name, node.ran(), failure.seconds, said(failure.error))
             self.ledger.note(chunk.ids[0], attempt)
 
     def leave(self, part: Node | Gatherer, number: int, now: float) -> None:
@@ -198,7 +198,7 @@ class Router:
         """An input has failed for good."""
         joined = self._joined([number]) if self.gatherers else None
         if self.ledger.whole:
-            outcome: Outcome[Any] = Outcome(number, item, None, error, attempt, seconds, node.lane.name)
+            outcome: Outcome[Any] = Outcome(number, item, None, error, attempt, seconds, node.ran())
             self.ledger.settle([outcome], joined)
         else:
             self.ledger.failed(number, error)
@@ -216,7 +216,7 @@ def _shown(item: object) -> str:
 def _annotate(error: BaseException, number: int, item: Any, node: Node, attempt: int) -> None:
     """Say on the exception which input it was; once, however often the same object is raised."""
     text = _shown(item)
-    note = f"duodao: input {number} ({text}), stage {node.report.name}, lane {node.lane.name}, attempt {attempt}"
+    note = f"duodao: input {number} ({text}), stage {node.report.name}, lane {node.ran()}, attempt {attempt}"
     try:
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)

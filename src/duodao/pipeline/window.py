@@ -57,6 +57,13 @@ class Order:
         self.held += 1
         self.singles[number] = GAP
 
+    def skip(self) -> bool:
+        """Give up what is missing before the next outcome that is held; False when none is."""
+        held = [*self.spans, *self.singles]
+        if held:
+            self.passed = min(held)
+        return bool(held)
+
     def pop(self) -> tuple[list[Any], bool]:
         """(what is next, in order: some 4,096 at most and one span; whether it may hold GAP or Failed)."""
         spans, singles, at = self.spans, self.singles, self.passed

@@ -352,3 +352,27 @@ def test_a_token_that_comes_due_while_the_engine_looks_at_the_clock():
 
     engine, _ = build([plan], list(range(100)), clock=Ticking(), retries=retry)
     assert all(o.ok for o in collect(engine))
+
+
+def test_a_stopped_run_hands_over_what_it_has_finished():
+    """max_failures ends the run; outcomes that waited for an earlier input are seen before the error is raised."""
+    first = []
+
+    def plan(out):
+        for position, item in enumerate(out.batch.items):
+            if item == 0:
+                first.append(out)  # never ends
+            elif item % 2:
+                out.fail(position, ValueError(item))
+            else:
+                out.finish(position)
+
+    engine, _ = build([plan], list(range(100)), max_failures=3, workers=4)
+    seen = []
+    with pytest.raises(TooManyFailures) as caught:
+        while (results := engine.next_list()) is not None:
+            seen += results
+    engine.close()
+    assert first and [o.index for o in seen] == sorted(o.index for o in seen)
+    assert sum(not o.ok for o in seen) == caught.value.report.failed
+    assert sum(o.ok for o in seen) == caught.value.report.succeeded
