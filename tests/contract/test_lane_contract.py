@@ -385,7 +385,7 @@ def test_times_are_told(make):
     _, inbox = make("gated", common={"gate": "", "started": ""})
     inbox.start([1000, 1, 2])
     inbox.finish()
-    assert sum(result.seconds for result in inbox.results) >= 0.030
+    assert sum(result.seconds for result in inbox.results) >= 0.029  # a timer may be a millisecond early
     for result in inbox.results:
         if result.each is not None:
             assert sum(result.each) <= result.seconds * 1.01 + 0.001
