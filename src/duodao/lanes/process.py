@@ -72,8 +72,6 @@ class Processes:
         self._buffer = bytearray(_BUFFER)
         self._incoming = Incoming(self)
 
-    # The seam
-
     def start(self, batch: Batch, deliver: Deliver) -> None:
         """Hand a batch to the least loaded worker. Never blocks."""
         if self._closing is not None:
@@ -215,8 +213,6 @@ class Processes:
             arena.get().free(lease.piece)
             lease.piece = None
 
-    # The dispatcher
-
     def _ensure_thread(self) -> None:
         if self._thread is None:
             self._wake_r, self._wake_w = os.pipe()
@@ -255,6 +251,11 @@ class Processes:
                     self._share()
                 if self._closing is not None and self._wind_up():
                     return
+        except BaseException as error:  # a fault of ours: the run must end with it, not wait for ever
+            self.end(error)
+            for link in self._links:
+                link.kill("fault")
+                link.close()
         finally:
             self._release_common()
             with self._lock:
@@ -354,8 +355,6 @@ class Processes:
             self._links.remove(link)
         link.end_run()
         FLEET.put(link, self._launch.home, modules)
-
-    # Deaths and limits
 
     def _bury(self, link: Link) -> None:
         with self._lock:

@@ -228,15 +228,19 @@ class Engine:
     # -- feeding ------------------------------------------------------------------------------------------------------
 
     def limit(self) -> int:
-        """Inputs that may be read and not passed on: the user's window, else what keeps every lane busy, and as much
-        again (at least 256 and 16 per worker, at most 8,192) so that one slow call holds nobody up for long; times the
-        size of a group."""
-        group = max((gatherer.size for gatherer in self.router.gatherers), default=1)
+        """Inputs that may be read and not passed on: the user's window (but enough for one whole group), else what keeps
+        every lane busy, and as much again (at least 256 and 16 per worker, at most 8,192) so that one slow call holds
+        nobody up for long."""
+        unit, busy = 1, 0  # unit: inputs in one item of the stage at hand
+        for part in self.parts:
+            if isinstance(part, Gatherer):
+                unit *= part.size
+                busy += unit
+            else:
+                busy += unit * part.appetite()
         if self._window is not None:
-            return max(self._window, group)
-        busy = sum(node.appetite() for node in self.nodes)
-        spare = max(256, 16 * max(node.lane.workers for node in self.nodes), min(busy, 8192))
-        return group * (busy + spare)
+            return max(self._window, unit)
+        return busy + max(256, 16 * max(node.lane.workers for node in self.nodes), min(busy, 8192))
 
     def _feed(self) -> None:
         now = self.clock.now()

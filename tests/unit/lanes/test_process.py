@@ -369,3 +369,15 @@ def test_fewer_descriptors_mean_fewer_workers(monkeypatch):
 
     monkeypatch.setattr(os, "pipe", pipe)
     assert run(calls.square, [[n] for n in range(20)], workers=8) == [n * n for n in range(20)]
+
+
+def test_a_fault_of_the_dispatcher_ends_the_run(monkeypatch):
+    """Should the lane's own thread fail, the run ends with that error; it does not wait for ever."""
+    import duodao
+
+    def broken(*_):
+        raise OSError("poll broke")
+
+    monkeypatch.setattr("duodao.lanes.process.Processes._poll", broken)
+    with pytest.raises(OSError, match="poll broke"):
+        list(duodao.map(abs, range(10), lane="process"))

@@ -376,3 +376,10 @@ def test_a_stopped_run_hands_over_what_it_has_finished():
     assert first and [o.index for o in seen] == sorted(o.index for o in seen)
     assert sum(not o.ok for o in seen) == caught.value.report.failed
     assert sum(o.ok for o in seen) == caught.value.report.succeeded
+
+
+def test_a_window_smaller_than_a_group_of_groups_still_ends():
+    """The window makes room for one whole group of the last batch, however many inputs that takes."""
+    groups = [(1, Group(3)), (2, Group(4))]
+    engine, _ = build([lambda out: out.finish()], list(range(30)), groups=groups, window=2)
+    assert [x for o in collect(engine) for part in o.value for x in part] == list(range(30))
