@@ -253,7 +253,8 @@ class Processes:
                     return
         except BaseException as error:  # a fault of ours: the run must end with it, not wait for ever
             self.end(error)
-            for link in self._links:
+            while self._links:
+                link = self._links.pop()
                 link.kill("fault")
                 link.close()
         finally:

@@ -228,9 +228,9 @@ class Engine:
     # -- feeding ------------------------------------------------------------------------------------------------------
 
     def limit(self) -> int:
-        """Inputs that may be read and not passed on: the user's window (but enough for one whole group), else what keeps
-        every lane busy, and as much again (at least 256 and 16 per worker, at most 8,192) so that one slow call holds
-        nobody up for long."""
+        """Inputs that may be read and not passed on: the user's window (but enough for one whole group), else what
+        keeps every lane busy, and as much again (at least 256 and 16 per worker, at most 8,192) so that one slow call
+        holds nobody up for long."""
         unit, busy = 1, 0  # unit: inputs in one item of the stage at hand
         for part in self.parts:
             if isinstance(part, Gatherer):

@@ -86,7 +86,8 @@ class Contained:
         if self._ended:
             return []
         if self._sequence is not None:
-            items = list(self._sequence[self._at : self._at + count])
+            part = self._sequence[self._at : self._at + count]
+            items = part if type(part) is list else list(part)
             self._at += len(items)
             return items
         try:
@@ -110,19 +111,24 @@ class Contained:
 
 
 class Threaded:
-    """Any other iterable, read by one daemon thread that stops when `allow` says so."""
+    """Any other iterable, read by one daemon thread that stops when `allow` says so.
+
+    The thread looks at one number per item, `_goal`: where it has to pause, 0 when the engine is hungry. Both threads
+    write it, so whoever sets it forward looks once more whether hunger came in between.
+    """
 
     def __init__(self, inputs: Iterable[Any], wake: Callable[[], None], total: int | None = None) -> None:
         self.total = total
         self.error: BaseException | None = None
         self._wake = wake
-        self._buffer: collections.deque[Any] = collections.deque()
+        self._buffer: list[Any] = []  # appended to by one thread, cut at the front by the other: each step is atomic
         self._hungry = False
         self._finished = False
         self._stopped = False
         self._parked = False
         self._taken = 0
         self._allowed = 1
+        self._goal = 1
         self._gate: SimpleQueue[None] = SimpleQueue()
         self._iterator = iter(inputs)
         context = contextvars.copy_context()
@@ -136,22 +142,13 @@ class Threaded:
 
     def _read(self) -> None:
         iterator, append = self._iterator, self._buffer.append
-        count = 0
         try:
-            for item in iterator:
+            for count, item in enumerate(iterator, 1):
                 append(item)
-                count += 1
-                if self._hungry:
-                    self._hungry = False
-                    self._wake()
-                while count >= self._allowed and not self._stopped:
-                    self._parked = True
-                    if count < self._allowed or self._stopped:
-                        self._parked = False
+                if count >= self._goal:
+                    self._pause(count)
+                    if self._stopped:
                         break
-                    self._gate.get()
-                if self._stopped:
-                    break
         except BaseException as error:
             self.error = error
         finally:
@@ -159,6 +156,23 @@ class Threaded:
             self._iterator = iter(())
             self._finished = True
             self._wake()
+
+    def _pause(self, count: int) -> None:
+        """Wake the engine if it is hungry; wait where nothing more may be read."""
+        while True:
+            if self._hungry:
+                self._hungry = False
+                self._wake()
+            self._goal = self._allowed
+            if self._hungry:
+                self._goal = 0
+            if count < self._allowed or self._stopped:
+                return
+            self._parked = True
+            if count < self._allowed or self._stopped or self._hungry:
+                self._parked = False
+                continue
+            self._gate.get()
 
     def _close(self, iterator: Iterator[Any]) -> None:
         close = getattr(iterator, "close", None)
@@ -170,15 +184,16 @@ class Threaded:
 
     def take(self, count: int) -> list[Any]:
         """Up to `count` items that have been read."""
-        buffer = self._buffer
-        count = min(count, len(buffer))
-        items = [buffer.popleft() for _ in range(count)]
-        self._taken += count
+        items = self._buffer[:count]
+        del self._buffer[: len(items)]
+        self._taken += len(items)
         return items
 
     def allow(self, ahead: int) -> None:
         """Let the thread read up to `ahead` items more than were taken; wakes it when half of that is free."""
         self._allowed = max(self._allowed, self._taken + ahead)
+        if not self._hungry:
+            self._goal = self._allowed
         if len(self._buffer) <= ahead // 2:
             self._unpark()
 
@@ -193,6 +208,7 @@ class Threaded:
         The thread may be parked although it may read on: `allow` lets it sleep until half of its room is free.
         """
         self._hungry = True
+        self._goal = 0
         self._unpark()
         if self._buffer or self._finished:
             self._hungry = False
@@ -202,6 +218,7 @@ class Threaded:
     def stop(self) -> None:
         """Read nothing more. A thread that is inside the user's iterator ends when that returns; it is a daemon."""
         self._stopped = True
+        self._goal = 0
         self._buffer.clear()
         self._gate.put(None)
         if threading.current_thread() is not self._thread:

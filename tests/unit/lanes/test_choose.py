@@ -428,3 +428,30 @@ def test_hashing_goes_to_threads(two_cpus):
     """hashlib lets go of the GIL."""
     _, lane, _ = auto(lambda data: hashlib.sha256(data).hexdigest(), [bytes(2_000_000)] * 10)
     assert lane.name == "thread", lane.why
+
+
+def test_arithmetic_is_run_at_once_and_chosen_inline():
+    """A function that names nothing and never loops needs no samplers; one that loops, or odd items, still do."""
+    _is_arithmetic = choose._is_arithmetic
+
+    def square(x):
+        return x * x
+
+    def loops(x):
+        while x:
+            x -= 1
+        return x
+
+    assert _is_arithmetic(Work(square, "square"))
+    assert not _is_arithmetic(Work(loops, "loops"))
+    assert not _is_arithmetic(Work(lambda x: abs(x), "names"))
+    assert not _is_arithmetic(Work(square, "square", timeout=1.0))
+    results = duodao.map(square, range(1000))
+    assert list(results) == [x * x for x in range(1000)]
+    assert results.report.stages[0].lane == "inline"
+
+    class Odd:
+        def __mul__(self, other):
+            return "odd"
+
+    assert list(duodao.map(square, [1, Odd(), 2])) == [1, "odd", 4]
