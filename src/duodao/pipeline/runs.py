@@ -124,6 +124,7 @@ class Live:
         self.plan = plan
         self.clock = clock
         self.engine: Engine | None = None
+        self.observer: Observer | None = None
         self.report = Report()
         self.draining = False
         self.started = False
@@ -142,14 +143,14 @@ class Live:
             ordered=plan.ordered, whole=whole, raising=plan.errors == "raise",
             outcomes=plan.errors == "collect" or plan.whole, max_failures=plan.max_failures, keeper=plan.journal,
         )  # fmt: skip
-        observer = Observer(plan.progress) if plan.progress is not None else None
+        self.observer = Observer(plan.progress) if plan.progress is not None else None
         holder: list[Engine] = []
         if plan.journal is not None:
             self._open_journal(plan.journal, holder)
         try:
             engine = Engine(
                 plan.steps, plan.inputs, ledger, make, ordered=plan.ordered, window=plan.window, journal=plan.journal,
-                observer=observer, clock=self.clock, loop=loop,
+                observer=self.observer, clock=self.clock, loop=loop,
             )  # fmt: skip
         except BaseException:
             if plan.journal is not None:
@@ -223,8 +224,8 @@ class Live:
                 counts = plan.journal.finish(complete=complete)
                 self.report.dropped, self.report.added = counts.dropped, counts.added
         finally:
-            if plan.progress is not None:
-                Observer(plan.progress).end(engine)
+            if self.observer is not None:
+                self.observer.end(engine)
 
 
 class Map(Generic[R]):

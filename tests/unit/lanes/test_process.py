@@ -381,3 +381,16 @@ def test_a_fault_of_the_dispatcher_ends_the_run(monkeypatch):
     monkeypatch.setattr("duodao.lanes.process.Processes._poll", broken)
     with pytest.raises(OSError, match="poll broke"):
         list(duodao.map(abs, range(10), lane="process"))
+
+
+def test_pipes_of_four_kilobytes_will_do(monkeypatch):
+    """Where the kernel grants no larger pipes, long lists and large items pass all the same."""
+    import duodao
+    from duodao.lanes.fleet import FLEET
+
+    FLEET.clear()
+    monkeypatch.setattr("duodao.lanes.link._PIPE", 4096)
+    texts = [b"x" * n for n in (0, 10, 5000, 60_000, 200_000)] * 20
+    assert list(duodao.map(lambda b: b + b"y", texts, lane="process")) == [b + b"y" for b in texts]
+    assert list(duodao.map(lambda x: x * x, range(100_000), lane="process")) == [x * x for x in range(100_000)]
+    FLEET.clear()
