@@ -4,13 +4,14 @@ It is a memfd, made on first need, inherited by the guard and by every worker, s
 in all of them: offsets travel as plain numbers and reach workers that already run. Unlike named shared memory there is
 nothing to unlink: it goes when its last process goes (https://github.com/python/cpython/issues/82300).
 
-    0                  SLOTS * SLOT                                   size
-    | progress slots   | payload, in regions of 1 GiB                 |
+    0                COMMON_AT            COMMON_AT + COMMON           size
+    | progress slots | tables known to all | payload, regions of 1 GiB |
 
 Invariants:
   1. A region (and a page of progress slots) belongs to the process that holds the kernel's record lock on its number,
      for as long as that process lives. A worker that is itself a supervisor allocates beside its own supervisor without
      asking it, and what a killed process owned is free at once.
+     A process that uses what another allocated pins its region: it then outlives its owner, until the last user ends.
   2. Only the process that allocated an offset frees it. Its bytes are zero or what their last owner left there.
   3. Pages cost memory from their first use until they are punched out. At most WARM bytes of freed ones are kept, since
      faulting a page in costs more than copying into it.
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 SLOT = 64
 """Bytes of one worker's progress slot: a cache line, so that no two workers write to the same one."""
 SLOTS = 4096
+COMMON_AT = SLOT * SLOTS
+COMMON = 4 << 20
+"""Bytes at COMMON_AT that all processes know without being told: the table of who waits for whom."""
 REGION = 1 << 30
 WARM = 256 << 20
 WARM_EACH = 64 << 20
@@ -41,7 +45,10 @@ _LARGEST = 64 << 30
 _SMALLEST = 64 << 20
 _PAGE = mmap.PAGESIZE
 _SLOTS_PER_PAGE = _PAGE // SLOT
-_SLOT_LOCKS = 1 << 20  # the record-lock numbers of the slot pages begin here, those of the regions at 0
+# The numbers of record locks: regions begin at 0, then
+_SLOT_LOCKS = 1 << 20  # the pages of progress slots
+_PIN_LOCKS = 2 << 20  # the users of regions
+_ONCE_LOCK = 3 << 20
 _FIRST_FD = 10  # lower numbers are the ones programs expect for themselves, and those a guard gives to what it is sent
 
 
@@ -59,6 +66,7 @@ class Arena:
         self._taken: dict[int, int] = {}
         self._slots_taken: set[int] = set()
         self._originals: set[int] = set()
+        self._pinned: set[int] = set()
         self.forget()
 
     def forget(self) -> None:
@@ -73,6 +81,8 @@ class Arena:
         self._warm_total = 0
         self._locked: set[int] = set()
         self._slots: list[int] = []
+        for number in self._pinned:
+            fcntl.lockf(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _PIN_LOCKS + number)
 
     def view(self, offset: int, size: int) -> memoryview:
         """`size` bytes from `offset`, writable, not a copy. ValueError when they are not all inside the arena."""
@@ -114,6 +124,28 @@ class Arena:
             self._warm_by_size.setdefault(size, []).append(offset)
             self._warm_total += size
             self._cool(WARM)
+
+    def pin(self, offset: int) -> None:
+        """Keep the region of `offset`, which another process allocated, for as long as this process lives.
+
+        ValueError when it is not inside the arena.
+        """
+        self.view(offset, 1)
+        number = offset // self._region
+        with self._lock:
+            if number not in self._locked and number not in self._pinned:
+                fcntl.lockf(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _PIN_LOCKS + number)
+                self._pinned.add(number)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other process, and no other thread of this one, is in here: to set up what lies in COMMON."""
+        with self._lock:
+            fcntl.lockf(self.fd, fcntl.LOCK_EX, 1, _ONCE_LOCK)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, _ONCE_LOCK)
 
     def slot(self) -> int:
         """The offset of a free progress slot of SLOT zero bytes. MemoryError when all SLOTS of them are taken."""
@@ -177,14 +209,27 @@ class Arena:
                 run.append(number)
             else:
                 self._unlock_numbers(run)
+            if run and self._in_use(number):
+                self._unlock_numbers(run)
             if run and self._end(run) - self._start(run) >= size:
                 self._chill(self._start(run), self._end(run) - self._start(run))  # a killed owner may have left pages
                 return True
         self._unlock_numbers(run)
         return False
 
+    def _in_use(self, number: int) -> bool:
+        """Does a process still use what a dead owner allocated in this region? A test: record locks can be tried."""
+        if number in self._pinned:
+            return True
+        try:
+            fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _PIN_LOCKS + number)
+        except OSError:
+            return True
+        fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, _PIN_LOCKS + number)
+        return False
+
     def _start(self, run: list[int]) -> int:
-        return max(run[0] * self._region, SLOTS * SLOT)
+        return max(run[0] * self._region, COMMON_AT + COMMON)
 
     def _end(self, run: list[int]) -> int:
         return (run[-1] + 1) * self._region

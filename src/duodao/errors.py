@@ -3,12 +3,19 @@
 DuodaoError
   UsageError (ValueError)            you asked for something wrong; nothing was started
   Closed (RuntimeError)              you closed it, then used it
+    ShutDown                           the queue was shut down
+  Deadlock (RuntimeError)            tasks wait for each other in a circle; this one was chosen to give way
+    Stalled                            all tasks of a group wait for what none of them will do
+  LostUpdate (RuntimeError)          a write would have undone another's; nothing was written
   Broken                             the world broke it
     WorkerDied                         a worker process ended inside an item (signal, os._exit, out of memory)
     CallExited                         the function called sys.exit() or raised what else ends programs
     RemoteError                        an exception that can't travel between processes; its text is here
     NotPicklable                       a function, input or result that can't travel between processes
     SetupFailed                        a factory of `setup=` failed; the run ends
+    OwnerDied                          the holder of a lock ended with it; what the lock protects may be half done
+    PeerLost (ConnectionError)         the other side of a queue is gone, or speaks another language
+    Damaged                            a file or shared memory doesn't hold what it should
     GuardDied                          the process that owns our children could not be (re)started
     JournalError                       the journal can't be used: says which, and what to do
       JournalMismatch                    it belongs to another function, pipeline or code version
@@ -17,12 +24,15 @@ DuodaoError
   Busy                               it is in use or took too long
     CallTimeout (TimeoutError)         a call ran longer than `timeout`
     JournalBusy                        another process has the journal open
+    TableFull                          too many wait or share at once
   TooManyFailures                    the run was ended by `max_failures`
 """
 
 from __future__ import annotations
 
+import queue as _queue
 import signal as _signal
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -36,6 +46,47 @@ class UsageError(DuodaoError, ValueError):
 
 class Closed(DuodaoError, RuntimeError):
     """Something was used after you closed it."""
+
+
+_Standard: Any = getattr(_queue, "ShutDown", Exception)  # from Python 3.13 on: programs written for it catch that
+
+
+class ShutDown(Closed, _Standard):
+    """The queue was shut down: `put` at once, `get` when what was in it has been read."""
+
+
+class Deadlock(DuodaoError, RuntimeError):
+    """Tasks wait for each other in a circle. This one gives way: its wait failed, and it holds what it held before.
+
+    Leaving its `with` blocks lets the others go on; then it may try again. The message has the names of the locks,
+    their holders and the stacks. `cycle`: a line per wait, "B waits for 'plate', held by A".
+    """
+
+    def __init__(self, message: str, cycle: Sequence[str] = ()) -> None:
+        super().__init__(message, tuple(cycle))
+        self.cycle = tuple(cycle)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Stalled(Deadlock):
+    """All tasks of a group wait, without a time-out, for what only one of them could do."""
+
+
+class LostUpdate(DuodaoError, RuntimeError):
+    """Between a read and the write that follows from it another process wrote; the write was not done.
+
+    `key`: what it is about. `writers`: this process and the other, as texts.
+    """
+
+    def __init__(self, message: str, key: Any = None, writers: Sequence[str] = ()) -> None:
+        super().__init__(message, key, tuple(writers))
+        self.key = key
+        self.writers = tuple(writers)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Broken(DuodaoError):
@@ -116,6 +167,28 @@ class SetupFailed(Broken):
     """A factory of `setup=` raised; its own exception is the `__cause__`. The run ends: no call can have it."""
 
 
+class OwnerDied(Broken):
+    """The last holder of a lock ended without releasing it. `holder`: who it was.
+
+    A value more often than an exception: `acquire` and `with` of a shared lock give it, truthy, in place of True.
+    """
+
+    def __init__(self, message: str, holder: str = "") -> None:
+        super().__init__(message, holder)
+        self.holder = holder
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class PeerLost(Broken, ConnectionError):
+    """The other side of a queue is gone, refused us, or sent what is not of our protocol."""
+
+
+class Damaged(Broken):
+    """A queue's file, or a piece of shared memory, doesn't hold what it should: nothing was read from it."""
+
+
 class GuardDied(Broken):
     """The process that forks and guards our children can't be started."""
 
@@ -146,6 +219,10 @@ class CallTimeout(Busy, TimeoutError):
 
 class JournalBusy(Busy):
     """Another process has this journal open."""
+
+
+class TableFull(Busy):
+    """As many as there is room for wait or share already; the message says how many, and of what."""
 
 
 class TooManyFailures(DuodaoError):
