@@ -21,7 +21,7 @@ from duodao.pipeline.ledger import Ledger
 from duodao.pipeline.node import Chunk, Node
 from duodao.pipeline.routing import Router
 from duodao.pipeline.source import Rejected, Source, Threaded, open_source
-from duodao.pipeline.stages import Group, Stage
+from duodao.pipeline.stages import Batched, Stage
 
 if TYPE_CHECKING:
     import asyncio
@@ -52,7 +52,7 @@ class Engine:
 
     def __init__(
         self,
-        steps: Sequence[Stage | Group],
+        steps: Sequence[Stage | Batched],
         inputs: Any,
         ledger: Ledger,
         make_lane: Callable[..., Lane],
@@ -88,10 +88,10 @@ class Engine:
             raise
 
     def _build(
-        self, steps: Sequence[Stage | Group], inputs: Any, make_lane: Callable[..., Lane], *, ordered: bool
+        self, steps: Sequence[Stage | Batched], inputs: Any, make_lane: Callable[..., Lane], *, ordered: bool
     ) -> None:
         for step in steps:
-            if isinstance(step, Group):
+            if isinstance(step, Batched):
                 self.parts.append(Gatherer(step, ordered=ordered))
             else:
                 lane = make_lane(step.lane, step.work, step.workers, loop=self._loop)

@@ -8,7 +8,7 @@ from duodao.pipeline.node import Chunk, Node
 from duodao.pipeline.window import GAP, Order
 
 if TYPE_CHECKING:
-    from duodao.pipeline.stages import Group
+    from duodao.pipeline.stages import Batched
 
 
 class Gatherer:
@@ -17,7 +17,7 @@ class Gatherer:
     A list travels under the number of its first member, its leader; `members` tells which numbers it speaks for.
     """
 
-    def __init__(self, group: Group, *, ordered: bool) -> None:
+    def __init__(self, group: Batched, *, ordered: bool) -> None:
         self.size = group.size
         self.within = group.within
         self.following: Node | Gatherer | None = None

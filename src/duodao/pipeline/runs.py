@@ -19,7 +19,7 @@ from duodao.pipeline.observe import Observer, snapshot
 from duodao.pipeline.stages import (
     RUN_OPTIONS,
     STAGE_OPTIONS,
-    Group,
+    Batched,
     Pipeline,
     Stage,
     fuse,
@@ -44,7 +44,7 @@ displays: list[Callable[[], Callable[[Snapshot], object]]] = []
 class Plan:
     """Everything a run needs to know, checked; nothing is started by making one."""
 
-    steps: tuple[Stage | Group, ...]
+    steps: tuple[Stage | Batched, ...]
     inputs: Any
     ordered: bool = True
     errors: str = "raise"
@@ -167,7 +167,7 @@ class Live:
 
         steps = self.plan.steps
         functions = [function for step in steps if isinstance(step, Stage) for function in unfused(step)]
-        shape = " -> ".join(f"batch({s.size})" if isinstance(s, Group) else s.work.name for s in steps)
+        shape = " -> ".join(f"batch({s.size})" if isinstance(s, Batched) else s.work.name for s in steps)
 
         def put(entry: Committed | Fatal) -> None:
             if holder:

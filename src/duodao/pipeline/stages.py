@@ -56,7 +56,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Batched:
     """Values that follow each other become one list: of `size`, or of what came `within` seconds of its first."""
 
     size: int
@@ -195,7 +195,7 @@ class Pipeline(Generic[A, B]):
     """
 
     __slots__ = ("steps",)
-    steps: tuple[Stage | Group, ...]
+    steps: tuple[Stage | Batched, ...]
 
     @overload
     def __init__(
@@ -220,15 +220,15 @@ class Pipeline(Generic[A, B]):
 
     def batch(self, size: int, within: float | None = None) -> Pipeline[A, list[B]]:
         """Lists of `size` values; a list is closed earlier when `within` seconds have passed since its first value."""
-        return self._with(Group(size, within))
+        return self._with(Batched(size, within))
 
-    def _with(self, step: Stage | Group) -> Pipeline[A, Any]:
+    def _with(self, step: Stage | Batched) -> Pipeline[A, Any]:
         new: Pipeline[A, Any] = object.__new__(Pipeline)
         new.steps = (*self.steps, step)
         return new
 
     def __repr__(self) -> str:
-        texts = [f"batch({s.size})" if isinstance(s, Group) else f"{s.work.name}[{s.lane}]" for s in self.steps]
+        texts = [f"batch({s.size})" if isinstance(s, Batched) else f"{s.work.name}[{s.lane}]" for s in self.steps]
         return f"Pipeline({' -> '.join(texts)})"
 
 
@@ -255,9 +255,9 @@ def _plain(stage: Stage) -> bool:
     return stage == Stage(Work(stage.work.function, stage.work.name), stage.lane, stage.workers)
 
 
-def fuse(steps: Sequence[Stage | Group]) -> list[Stage | Group]:
+def fuse(steps: Sequence[Stage | Batched]) -> list[Stage | Batched]:
     """Join neighbours that name the same lane and width and have no options of their own: a boundary costs."""
-    out: list[Stage | Group] = []
+    out: list[Stage | Batched] = []
     for step in steps:
         last = out[-1] if out else None
         if (

@@ -10,7 +10,7 @@ from duodao.pipeline.engine import Engine
 from duodao.pipeline.ledger import Ledger
 from duodao.pipeline.rate import Rate
 from duodao.pipeline.retry import Retry
-from duodao.pipeline.stages import Group, make_stage
+from duodao.pipeline.stages import Batched, make_stage
 from duodao.testing.clock import FakeClock
 from duodao.testing.lane import ScriptedLane
 
@@ -90,7 +90,7 @@ def test_groups_survive_chaos(seed):
             raise ValueError(x)
         return x
 
-    groups, retry = [(1, Group(5)), (3, Group(2))], Retry(5, on=OSError, first=0.5)
+    groups, retry = [(1, Batched(5)), (3, Batched(2))], Retry(5, on=OSError, first=0.5)
     plans = [chaos(rng), chaos(rng)]
     engine, _ = build(plans, list(range(100)), functions=[odd, sum], groups=groups, retries=retry)
     outcomes = collect(engine)
@@ -380,6 +380,6 @@ def test_a_stopped_run_hands_over_what_it_has_finished():
 
 def test_a_window_smaller_than_a_group_of_groups_still_ends():
     """The window makes room for one whole group of the last batch, however many inputs that takes."""
-    groups = [(1, Group(3)), (2, Group(4))]
+    groups = [(1, Batched(3)), (2, Batched(4))]
     engine, _ = build([lambda out: out.finish()], list(range(30)), groups=groups, window=2)
     assert [x for o in collect(engine) for part in o.value for x in part] == list(range(30))

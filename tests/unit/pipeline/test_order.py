@@ -4,7 +4,7 @@ import random
 
 from duodao.pipeline.gather import Gatherer
 from duodao.pipeline.node import Chunk
-from duodao.pipeline.stages import Group
+from duodao.pipeline.stages import Batched
 from duodao.pipeline.window import GAP, Order
 
 
@@ -53,7 +53,7 @@ def chunk(*numbers):
 
 def test_groups_follow_the_input_order():
     """In an ordered run a list holds values that follow each other, however they arrive."""
-    gatherer = Gatherer(Group(2), ordered=True)
+    gatherer = Gatherer(Batched(2), ordered=True)
     assert gatherer.accept(chunk(1), 0.0) == []
     assert gatherer.accept(chunk(3), 0.0) == []
     (first,) = gatherer.accept(chunk(0), 0.0)
@@ -64,7 +64,7 @@ def test_groups_follow_the_input_order():
 
 def test_groups_close_by_time_and_at_the_end():
     """`within` counts from a list's first value; flush gives out what is half full."""
-    gatherer = Gatherer(Group(10, within=1.0), ordered=True)
+    gatherer = Gatherer(Batched(10, within=1.0), ordered=True)
     gatherer.accept(chunk(0, 1), 5.0)
     assert gatherer.closes_at == 6.0
     assert gatherer.ripe(5.9) == []
