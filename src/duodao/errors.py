@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import queue as _queue
 import signal as _signal
+import traceback as _traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,16 +59,22 @@ class ShutDown(Closed, _Standard):
 class Deadlock(DuodaoError, RuntimeError):
     """Tasks wait for each other in a circle. This one gives way: its wait failed, and it holds what it held before.
 
-    Leaving its `with` blocks lets the others go on; then it may try again. The message has the names of the locks,
-    their holders and the stacks. `cycle`: a line per wait, "B waits for 'plate', held by A".
+    Leaving its `with` blocks lets the others go on; then it may try again. The text has the names of the locks, their
+    holders and the stacks. `cycle`: a line per wait, "B waits for 'plate', held by A". `stacks`: (line, frames) of
+    each, a frame as (file, line number, function), the outermost first.
     """
 
-    def __init__(self, message: str, cycle: Sequence[str] = ()) -> None:
-        super().__init__(message, tuple(cycle))
+    def __init__(self, message: str, cycle: Sequence[str] = (), stacks: Sequence[tuple[str, Any]] = ()) -> None:
+        super().__init__(message, tuple(cycle), tuple(stacks))
         self.cycle = tuple(cycle)
+        self.stacks = tuple(stacks)
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        parts = [str(self.args[0])]
+        for line, frames in self.stacks:  # read and formatted only when shown: one that retries never looks
+            summary = _traceback.StackSummary.from_list([(file, number, name, None) for file, number, name in frames])
+            parts.append(f"--- {line}\n{''.join(summary.format())}".rstrip())
+        return "\n".join(parts)
 
 
 class Stalled(Deadlock):

@@ -1,0 +1,431 @@
+"""Who waits for whom: every blocked unit publishes what it waits for, and a circle of waits is found as it closes.
+
+    thread, task ── Wait ──► On (a lock, a join, a future) ── resolvers() ──► the units that could end the wait
+        ▲                                                                          │
+        └──────────────────────────── a circle: nobody will ever go on ◄───────────┘
+
+A unit publishes its wait first and looks second, so whoever closes a circle sees the rest of it; the uncontended path
+publishes nothing. A circle is looked for only when a resolver waits itself: one dictionary lookup per blocked wait.
+
+Invariants:
+  1. A unit has at most one wait, and only it publishes and withdraws it.
+  2. A circle counts when two walks find the same waits, by number. A unit that stands in the same wait in both has not
+     run in between, so it has released nothing: all edges held at one instant, and a circle that holds once stays.
+     (InnoDB verifies its snapshot likewise, storage/innobase/lock/lock0wait.cc.)
+  3. Checks are serial. A doomed wait counts as ended, so one circle has one victim.
+  4. Waits with a time-out, and waits that anyone could end (an Event, a Queue), are in no circle.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import itertools
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol, TypeAlias
+
+from duodao.errors import Deadlock
+
+_STACK = 6
+"""Frames of a stack in a message: the last ones of the user's own."""
+_SPARED = 1.0
+"""Seconds for which one that gave way is spared, when another of the circle did so less often."""
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+@dataclass(frozen=True, slots=True)
+class Far:
+    """A thread of another process, by its native number; a process's first thread has the process's number."""
+
+    tid: int
+
+
+Stack: TypeAlias = "tuple[tuple[str, int, str], ...]"
+"""Frames as (file, line, function), the outermost first."""
+
+Unit: TypeAlias = "int | asyncio.Task[Any] | Far"
+"""Who can wait: a thread of this process (its `get_ident`), a coroutine's task, or somebody in another process."""
+
+
+class On(Protocol):
+    """What can be waited for."""
+
+    def resolvers(self) -> Sequence[Unit] | None:
+        """The units any one of which could end the wait; None when anyone could."""
+        ...
+
+    def describe(self) -> str:
+        """As messages name it: "Lock 'plate'"."""
+        ...
+
+
+class Bell(Protocol):
+    """What wakes a waiter."""
+
+    def signal(self) -> bool: ...
+
+
+class Wait:
+    """One unit, blocked. `number` tells it from the unit's earlier waits; `doom`: the error it will raise."""
+
+    __slots__ = ("doom", "number", "on", "since", "ticket", "timed", "unit")
+
+    def __init__(self, unit: Unit, on: On, *, timed: bool, ticket: Bell | None) -> None:
+        self.unit = unit
+        self.on = on
+        self.timed = timed
+        self.ticket = ticket
+        self.since = monotonic()
+        self.number = next(_numbers)
+        self.doom: BaseException | None = None
+
+
+class FarWait(Protocol):
+    """A wait of a thread of another process, read from the table that processes share.
+
+    number: equal in two looks only if the thread has not run in between. fresh: None when `number` says all; else the
+    edge is a summary that its owner renews, and holds at an instant after the first look when it was renewed since.
+    """
+
+    on: On
+    number: int
+    timed: bool
+    fresh: int | None
+    stack: Stack
+
+
+class Elsewhere(Protocol):
+    """What the table of the processes does for the graph, once this process shares a lock."""
+
+    def waits_of(self, far: Far) -> FarWait | None:
+        """What that thread waits for; None when it runs or is unknown."""
+        ...
+
+    def renewed(self, far: Far, fresh: int) -> bool:
+        """Wait, briefly, until that thread has renewed its summary; False when it did not."""
+        ...
+
+    def holds(self, ident: int) -> bool:
+        """Does this thread hold a shared lock, so that others may wait for it from other processes?"""
+        ...
+
+    def wait(self, wait: Wait, ticket: Any) -> bool:
+        """Block the thread like `ticket.wait(None)`, and let other processes see for whom it waits."""
+        ...
+
+    def name_of(self, far: Far) -> str:
+        """As messages name it."""
+        ...
+
+
+FAR: Elsewhere | None = None
+"""Set by `table.py` when this process makes or receives its first shared lock."""
+
+_numbers = itertools.count(1)
+_waits: dict[Unit, Wait] = {}
+_watchers: dict[Unit, Callable[[Wait | None], object]] = {}
+_losses: dict[int, tuple[int, float]] = {}  # id of a unit -> how often it gave way, and when last
+_guard = _thread.allocate_lock()
+
+
+def unit() -> Unit:
+    """The running coroutine's task, or this thread where none runs."""
+    return _task() or _thread.get_ident()
+
+
+def _task() -> asyncio.Task[Any] | None:
+    loop = asyncio._get_running_loop()
+    return None if loop is None else asyncio.current_task(loop)
+
+
+def waiting(who: Unit) -> Wait | None:
+    """What a unit of this process is blocked in, timed or not; None while it runs."""
+    return _waits.get(who)
+
+
+def begin(who: Unit, on: On, *, timed: bool, ticket: Bell | None = None) -> Wait:
+    """Publish that `who`, the caller, is about to block. `end` withdraws it, always.
+
+    Raises Deadlock, and publishes nothing, when this closes a circle and the caller is the one to give way.
+    """
+    wait = Wait(who, on, timed=timed, ticket=ticket)
+    _waits[who] = wait
+    if _watchers and (watcher := _watchers.get(who)) is not None:
+        watcher(wait)
+    if not timed:
+        check(wait)
+    return wait
+
+
+def end(wait: Wait) -> None:
+    """Withdraw a wait: its unit runs."""
+    if _waits.get(wait.unit) is wait:
+        del _waits[wait.unit]
+        if _watchers and (watcher := _watchers.get(wait.unit)) is not None:
+            watcher(None)
+
+
+def doom(wait: Wait, error: BaseException) -> None:
+    """Let the waiter raise `error` at once. Nothing happens when it is doomed already."""
+    with _guard:
+        if wait.doom is not None:
+            return
+        wait.doom = error
+    if wait.ticket is not None:
+        wait.ticket.signal()
+
+
+def watch(who: Unit, callback: Callable[[Wait | None], object]) -> None:
+    """Call `callback(wait)` as the unit begins a wait and `callback(None)` as it ends one, in the unit's own thread."""
+    _watchers[who] = callback
+
+
+def unwatch(who: Unit) -> None:
+    """Undo `watch`."""
+    _watchers.pop(who, None)
+
+
+def gone(who: Unit) -> None:
+    """The unit has ended: let those that wait for it look again at what it may have left locked."""
+    for wait in list(_waits.values()):
+        if wait.ticket is not None and who in (wait.on.resolvers() or ()):
+            wait.ticket.signal()
+
+
+def check(wait: Wait) -> None:
+    """Look for a circle through this wait. Deadlock when there is one and its unit is to give way."""
+    if not any(_blocked(other) for other in wait.on.resolvers() or ()):
+        return
+    with _guard:
+        circle = _confirmed(wait)
+        if circle is None:
+            return
+        victim = _victim(circle, wait)
+        error = _describe(circle, victim)
+        victim.doom = error
+        _note_loss(victim.unit)
+    if victim is wait:
+        end(wait)
+        raise error
+    if victim.ticket is not None:
+        victim.ticket.signal()
+
+
+def _blocked(who: Unit) -> bool:
+    return who in _waits or _edge(who) is not None
+
+
+class _Edge:
+    """One step of a walk: who waits, for what, and who could end it."""
+
+    __slots__ = ("fresh", "number", "on", "resolvers", "stack", "wait", "who")
+
+    def __init__(self, who: Unit, on: On, resolvers: Sequence[Unit], number: int) -> None:
+        self.who = who
+        self.on = on
+        self.resolvers = resolvers
+        self.number = number
+        self.wait: Wait | None = None
+        self.fresh: int | None = None
+        self.stack: Stack = ()
+
+
+class _Loop:
+    """A task can't run while its loop's thread is blocked."""
+
+    def __init__(self, ident: int) -> None:
+        self._ident = ident
+
+    def resolvers(self) -> Sequence[Unit]:
+        return (self._ident,)
+
+    def describe(self) -> str:
+        return "the thread of its event loop"
+
+
+def _edge(who: Unit) -> _Edge | None:
+    """What keeps a unit from going on; None when it runs, or may go on by itself."""
+    if isinstance(who, Far):
+        return _far_edge(who)
+    if not isinstance(who, int):
+        ident = loop_thread(who)
+        above = None if ident is None else _waits.get(ident)
+        if ident is not None and above is not None and not above.timed and above.doom is None:
+            return _Edge(who, _Loop(ident), (ident,), above.number)
+    wait = _waits.get(who)
+    if wait is None or wait.timed or wait.doom is not None:
+        return None
+    resolvers = wait.on.resolvers()
+    if not resolvers:
+        return None
+    edge = _Edge(who, wait.on, resolvers, wait.number)
+    edge.wait = wait
+    return edge
+
+
+def _far_edge(who: Far) -> _Edge | None:
+    wait = None if FAR is None else FAR.waits_of(who)
+    if wait is None or wait.timed:
+        return None
+    resolvers = wait.on.resolvers()
+    if not resolvers:
+        return None
+    edge = _Edge(who, wait.on, resolvers, wait.number)
+    edge.fresh = wait.fresh
+    edge.stack = wait.stack
+    return edge
+
+
+def loop_thread(task: asyncio.Task[Any]) -> int | None:
+    """The thread that runs a task's loop, where the loop tells."""
+    ident = getattr(task.get_loop(), "_thread_id", None)
+    return ident if isinstance(ident, int) else None
+
+
+def _confirmed(wait: Wait) -> list[_Edge] | None:
+    """The circle through this wait, seen twice."""
+    first = _circle(wait)
+    if first is None:
+        return None
+    for edge in first:
+        if edge.fresh is not None and isinstance(edge.who, Far):
+            assert FAR is not None
+            if not FAR.renewed(edge.who, edge.fresh):
+                return None
+    second = _circle(wait)
+    if second is None or [(e.who, e.number) for e in first] != [(e.who, e.number) for e in second]:
+        return None
+    return second
+
+
+def _circle(wait: Wait) -> list[_Edge] | None:
+    """A way from this wait's unit back to it through units that are stuck; None when there is none.
+
+    A unit with several resolvers (a place in a full pool) is stuck only if all of them are.
+    """
+    start = wait.unit
+    edges: dict[Unit, _Edge] = {}
+    live: set[Unit] = set()
+    todo = [start]
+    while todo:
+        who = todo.pop()
+        if who in edges or who in live:
+            continue
+        edge = _edge(who)
+        if edge is None or (who != start and who in edge.resolvers):  # it has just got what it waited for
+            live.add(who)
+            continue
+        edges[who] = edge
+        todo.extend(edge.resolvers)
+    if start not in edges:
+        return None
+    spread = True
+    while spread:
+        spread = False
+        for who, edge in edges.items():
+            if who not in live and any(other in live for other in edge.resolvers):
+                live.add(who)
+                spread = True
+    return None if start in live else _way(start, edges)
+
+
+def _way(start: Unit, edges: dict[Unit, _Edge]) -> list[_Edge] | None:
+    """The shortest way from start to start; None when the circle it waits for doesn't contain it."""
+    before: dict[Unit, Unit] = {}
+    row = [start]
+    while row:
+        following = []
+        for who in row:
+            for other in edges[who].resolvers:
+                if other == start:
+                    path = [who]
+                    while path[-1] != start:
+                        path.append(before[path[-1]])
+                    return [edges[each] for each in reversed(path)]
+                if other not in before:
+                    before[other] = who
+                    following.append(other)
+        row = following
+    return None
+
+
+def _victim(circle: list[_Edge], own: Wait) -> Wait:
+    """The one that closed the circle, unless it gave way lately more often than another that can be woken.
+
+    Without that, one of two that retry for ever can lose each time (wound-wait spares by age for the same reason:
+    Documentation/locking/ww-mutex-design.rst of Linux).
+    """
+    now = monotonic()
+    others = [edge.wait for edge in circle if edge.wait is not None and edge.wait.ticket is not None]
+    return min([own, *others], key=lambda wait: _lost(wait.unit, now))
+
+
+def _lost(who: Unit, now: float) -> int:
+    times, last = _losses.get(hash(who), (0, 0.0))
+    return times if now - last < _SPARED else 0
+
+
+def _note_loss(who: Unit) -> None:
+    now = monotonic()
+    times = _lost(who, now) + 1
+    if len(_losses) > 1000:
+        for key in [key for key, (_, last) in _losses.items() if now - last >= _SPARED]:
+            del _losses[key]
+    _losses[hash(who)] = (times, now)
+
+
+def _describe(circle: list[_Edge], victim: Wait) -> Deadlock:
+    lines = []
+    for edge, following in zip(circle, [*circle[1:], circle[0]], strict=True):
+        lines.append(f"{name_of(edge.who)} waits for {edge.on.describe()}, held by {name_of(following.who)}")
+    message = f"{'; '.join(lines)}. {name_of(victim.unit)} gives way: leave what it holds, and try again"
+    stacks = [(line, edge.stack or stack_of(edge.who)) for edge, line in zip(circle, lines, strict=True)]
+    return Deadlock(message, lines, stacks)
+
+
+def name_of(who: Unit) -> str:
+    """As messages name a unit."""
+    if isinstance(who, Far):
+        return f"thread {who.tid}" if FAR is None else FAR.name_of(who)
+    if isinstance(who, int):
+        thread = threading._active.get(who)  # type: ignore[attr-defined]  # enumerate() takes a lock, we may be in it
+        return f"thread {who}" if thread is None else f"thread {thread.name!r}"
+    return f"task {who.get_name()!r}"
+
+
+def stack_of(who: Unit) -> Stack:
+    """Where a unit of this process stands, its last frames, ours left out; () when it has ended."""
+    if isinstance(who, Far):
+        return ()
+    found: list[tuple[Any, int]] = []
+    if isinstance(who, int):
+        frame = sys._current_frames().get(who)
+        while frame is not None:
+            found.append((frame, frame.f_lineno))
+            frame = frame.f_back
+        found.reverse()
+    else:
+        step: Any = who.get_coro()
+        while step is not None and getattr(step, "cr_frame", None) is not None:
+            found.append((step.cr_frame, step.cr_frame.f_lineno))
+            step = step.cr_await
+    stack = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in found]
+    own = [entry for entry in stack if not entry[0].startswith(_OURS) and entry[0] != threading.__file__]
+    return tuple((own or stack)[-_STACK:])
+
+
+def _forget() -> None:
+    """In a forked copy the other threads are gone, and their waits with them."""
+    global _guard  # noqa: PLW0603  # a thread that exists no more may have held it
+    _guard = _thread.allocate_lock()
+    _waits.clear()
+    _watchers.clear()
+    _losses.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
