@@ -230,7 +230,7 @@ class Queue(Generic[T]):
         """Its size, limits, and who waits."""
         raise NotImplementedError
 
-    # ------------------------------------------------------------------------------------------ the same for all of them
+    # ----------------------------------------------------------------------------------------- the same for all of them
 
     def put_nowait(self, item: T) -> None:
         """Put an item if there is room now, else raise Full."""
