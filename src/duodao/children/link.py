@@ -21,7 +21,7 @@ from duodao.children.child import Child, Lost, Unanswered
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PRELOAD = ("pickle", "cloudpickle", "duodao.lanes.worker")
+PRELOAD = ("pickle", "cloudpickle", "duodao.lanes.worker", "duodao.lanes.solo")
 """What the guard imports before it forks: what a worker needs, and nothing that starts a thread (numpy does)."""
 _GONE_WITHIN = 1.0  # seconds that killed children are waited for, when nobody is left who reaps them
 

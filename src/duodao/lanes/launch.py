@@ -44,7 +44,7 @@ class Launch:
 
     def by_value(self, error: BaseException) -> bool:
         """Make the frame again, with the module that a worker could not import in it; False when that was tried."""
-        module = _culprit(error, self._bare)
+        module = culprit(error, self._bare)
         if self._valued or module is None:
             return False
         self._valued = True
@@ -92,7 +92,7 @@ def _function(bare: Work) -> bytes:
         raise wire.not_picklable(bare.function, "function", error) from error
 
 
-def _culprit(error: BaseException, work: Work) -> ModuleType | None:
+def culprit(error: BaseException, work: Work) -> ModuleType | None:
     """The module that exists here and can't be imported there: one that was made or loaded by hand."""
     for name in (getattr(error, "name", None), getattr(work.function, "__module__", None)):
         module = sys.modules.get(name or "")

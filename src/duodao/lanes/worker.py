@@ -128,7 +128,7 @@ class _Worker:
         self._outbox = None
         cwd, path, argv, environ, levels, common = frame.meta
         try:
-            _adopt(cwd, path, argv, environ)
+            adopt(cwd, path, argv, environ)
             apply_levels(levels, self._logs)
             self._run = Stint(pickle.loads(frame.body), common)
         except Raised as error:
@@ -289,7 +289,7 @@ class _Worker:
             return int(file.read().split()[1]) * self._page > (run.work.max_memory or 0)
 
 
-def _adopt(cwd: str, path: list[str], argv: list[str], environ: dict[str, str]) -> None:
+def adopt(cwd: str, path: list[str], argv: list[str], environ: dict[str, str]) -> None:
     """Be where the caller is, and start from a random state that no other worker has."""
     marker = os.environ.get(_MARKER)
     if marker is not None:
