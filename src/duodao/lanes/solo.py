@@ -1,0 +1,238 @@
+"""What runs in the process of one task: the call, then the end of its threads, then the exit that Python would make.
+
+It is forked from the guard with one pipe, on which it sends what the call prints and logs, how it ended, and, while
+the main thread is blocked in one of our primitives for longer than MOMENT, on what.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import logging
+import marshal
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+from typing import Any
+
+from duodao.clock import SYSTEM
+from duodao.lanes import wire
+from duodao.lanes.forward import LineStream, LogHandler, apply_levels
+from duodao.lanes.wire import Raised, dump_error, dumps
+from duodao.lanes.worker import adopt
+from duodao.sync import graph
+
+RESULT, RAISED, LEFT, BLOCKED = 30, 31, 32, 33
+"""Kinds of frames, besides wire.OUTPUT, wire.LOG and wire.UNLOADED. How it ended: a value, an error, sys.exit."""
+MOMENT = 0.05
+"""Seconds. Waits that end sooner are not told: each of them would cost both sides a system call."""
+
+
+def main(arg: bytes, fds: list[int]) -> int:
+    """The entry that the guard calls: arg is what `apart.Packed` made, fds the pipe's write end. The exit code."""
+    faulthandler.enable(2)
+    cwd, path, argv, environ, levels, name, body = marshal.loads(arg)  # noqa: S302 - our own supervisor wrote it
+    solo = _Solo(fds[0], levels)
+    try:
+        adopt(cwd, path, argv, environ)
+        function, args, kwargs = pickle.loads(body)
+    except Raised as error:
+        solo.send(wire.UNLOADED, body=dump_error(error))
+        return 0
+    del body, arg
+    threading.current_thread().name = name
+    herald = _Herald(solo)
+    graph.watch(threading.get_ident(), herald.seen)
+    try:
+        return solo.run(lambda: function(*args, **kwargs))
+    finally:
+        graph.unwatch(threading.get_ident())
+
+
+class _Solo:
+    def __init__(self, pipe: int, levels: dict[str, int]) -> None:
+        self._pipe = pipe
+        self._writing = threading.RLock()
+        self._streams = (LineStream(1, self._print), LineStream(2, self._print))
+        self._logs = LogHandler(self._log)
+        sys.stdout, sys.stderr = self._streams
+        apply_levels(levels, self._logs)
+        for stream in self._streams:
+            atexit.register(stream.finish)  # first registered, so last called
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        """A child of ours must not write frames of its own into our pipe."""
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        logging.root.removeHandler(self._logs)
+        with contextlib.suppress(OSError):
+            os.close(self._pipe)
+
+    def run(self, call: Any) -> int:
+        """Call it, tell how it ended, and wait for the threads it has started, as Python does at its end."""
+        code = 0
+        try:
+            value = call()
+        except SystemExit as leaving:
+            code = self._exit(leaving.code)
+        except BaseException as error:
+            code = 1
+            self.send(RAISED, body=dump_error(error))
+        else:
+            code = self._result(value)
+            del value
+        _join_threads()
+        return code
+
+    def _result(self, value: Any) -> int:
+        try:
+            body = dumps(value)
+        except Raised as error:
+            self.send(RAISED, body=dump_error(wire.not_picklable(value, "result", error)))
+            return 1
+        self.send(RESULT, body=body)
+        return 0
+
+    def _exit(self, code: object) -> int:
+        """As Python does: a number is the exit code, a text goes to stderr."""
+        if code is None or isinstance(code, int):
+            number = (code or 0) & 0xFF
+        else:
+            number = 1
+            print(code, file=sys.stderr)
+        self.send(LEFT, meta=(number, code if isinstance(code, int) or code is None else wire.shown(code)))
+        return number
+
+    def send(self, kind: int, seq: int = 0, **fields: Any) -> None:
+        """Write one frame."""
+        pieces: list[Any] = list(wire.parts(kind, seq, **fields))
+        with self._writing:
+            while pieces:
+                wrote = os.writev(self._pipe, pieces)
+                while pieces and wrote >= len(pieces[0]):
+                    wrote -= len(pieces.pop(0))
+                if wrote:
+                    pieces[0] = memoryview(pieces[0])[wrote:]
+
+    def _print(self, number: int, text: str) -> None:
+        self.send(wire.OUTPUT, number, body=text.encode("utf-8", "surrogatepass"))
+
+    def _log(self, record: bytes) -> None:
+        self.send(wire.LOG, body=record)
+
+
+def _join_threads() -> None:
+    """Wait for all threads that are no daemons; also those of executors are told to end, where Python has the means."""
+    shutdown = getattr(threading, "_shutdown", None)
+    if shutdown is not None:
+        shutdown()
+        return
+    while True:
+        rest = [each for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
+        if not rest:
+            return
+        rest[0].join()
+
+
+class _Herald:
+    """Tells the supervisor of waits that last. Its thread is made by the first wait, and sleeps while there is none.
+
+    One that is armed looks at the wait of the main thread every MOMENT until there is none, or it has told of it; so a
+    thread that waits for a moment, many times, rings it once.
+    """
+
+    def __init__(self, solo: _Solo) -> None:
+        self._solo = solo
+        self._lock = threading.Lock()
+        self._wait: graph.Wait | None = None
+        self._told: graph.Wait | None = None
+        self._armed = False
+        self._thread: threading.Thread | None = None
+        self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._nothing: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._owner = os.getpid()
+
+    def seen(self, wait: graph.Wait | None) -> None:
+        """The main thread begins a wait, or ends one."""
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            self._wait = wait
+            if wait is None:
+                if self._told is not None:
+                    self._told = None
+                    self._solo.send(BLOCKED)
+                return
+            if self._armed:
+                return
+            self._armed = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._main, name="duodao-herald", daemon=True)
+                self._thread.start()
+            self._bell.put(True)
+
+    def _main(self) -> None:
+        while True:
+            self._bell.get()
+            while (wait := self._next()) is not None:
+                SYSTEM.get(self._nothing, MOMENT)
+                with self._lock:
+                    if self._wait is wait:
+                        self._told = wait
+                        stuck, stacks = _all_stuck(wait, threading.current_thread())
+                        meta = (wait.on.describe(), stuck, wait.number, stacks)
+                        self._solo.send(BLOCKED, meta=meta)
+
+    def _next(self) -> graph.Wait | None:
+        with self._lock:
+            wait = self._wait
+            self._armed = wait is not None and wait is not self._told
+            return wait if self._armed else None
+
+
+def _all_stuck(wait: graph.Wait, own: threading.Thread) -> tuple[bool, tuple[tuple[str, graph.Stack], ...]]:
+    """Can only another process end what this one waits for? And where its threads stand.
+
+    No: a thread that runs, a child process, a signal handler or a time-out may.
+    """
+    stuck = not wait.timed and not handlers() and not offspring()
+    stacks = []
+    for thread in threading.enumerate():
+        if thread is own or thread.ident is None:
+            continue
+        other = graph.waiting(thread.ident)
+        stuck = stuck and other is not None and not other.timed and other.doom is None
+        on = "runs" if other is None else f"waits for {other.on.describe()}"
+        stacks.append((f"thread {thread.name!r} of process {os.getpid()} {on}", graph.stack_of(thread.ident)))
+    return stuck, tuple(stacks)
+
+
+def handlers() -> bool:
+    """Has this program signal handlers of its own? Each of them could end a wait.
+
+    Ctrl-C's default one, and that of asyncio.run, end the program instead.
+    """
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if callable(handler) and handler is not signal.default_int_handler and not _of_asyncio(handler):
+            return True
+    return False
+
+
+def _of_asyncio(handler: Any) -> bool:
+    method = getattr(handler, "func", handler)  # a partial of Runner._on_sigint
+    return type(getattr(method, "__self__", None)).__module__ == "asyncio.runners"
+
+
+def offspring(pid: int | str = "self") -> set[int]:
+    """The direct children of a process, whichever of its threads made them."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
+                found.update(int(each) for each in file.read().split())
+    return found
