@@ -7,17 +7,9 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from duodao.pickling import said as said  # noqa: PLC0414  # the lanes have it from here
+
 _CAUSE = BaseException.__dict__["__cause__"]
-
-
-def said(error: BaseException) -> str:
-    """The exception's class and text, whatever its own `__str__` does."""
-    kind = type(error).__name__
-    try:
-        text = str(error)
-    except BaseException as broken:
-        return f"{kind}, whose text can't be shown: that raised {type(broken).__name__}"
-    return f"{kind}: {text}" if text else kind
 
 
 def set_cause(error: BaseException, cause: BaseException) -> None:

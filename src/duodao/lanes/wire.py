@@ -4,9 +4,6 @@
 
 meta is marshalled, ours and of builtin values only; body is the user's, pickled. They are apart so that whoever can't
 unpickle a body still knows which batch it belongs to, and says so.
-
-Pickling tries pickle first and cloudpickle second: cloudpickle alone costs five times as much on plain values. What
-plain pickle would look up in `__main__` goes by value, for a worker's `__main__` is not the caller's.
 """
 
 from __future__ import annotations
@@ -15,14 +12,17 @@ import marshal
 import os
 import pickle
 import struct
-import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from duodao.errors import NotPicklable, RemoteError, RemoteTraceback
-from duodao.lanes import byvalue
-from duodao.lanes.foreign import said, set_cause
+from duodao.lanes.foreign import set_cause
+from duodao.pickling import Raised as Raised  # noqa: PLC0414  # the lanes have these from here
+from duodao.pickling import dumps as dumps  # noqa: PLC0414
+from duodao.pickling import not_picklable as not_picklable  # noqa: PLC0414
+from duodao.pickling import said
+from duodao.pickling import shown as shown  # noqa: PLC0414
 
 HEAD = struct.Struct("<BBxxIIIQd")
 
@@ -37,11 +37,6 @@ CAREFUL = 2
 """Flag: note which item is being run."""
 LAST = 4
 """Flag: the batch has no more outcomes than these."""
-
-Raised = (Exception, SystemExit, GeneratorExit)
-"""What user code may raise while it is pickled in the caller's thread. KeyboardInterrupt is the caller's own Ctrl-C."""
-
-_MAIN = b"__main__"
 
 
 class Frame(NamedTuple):
@@ -172,33 +167,6 @@ class Reader:
         return _frame(kind, flags, seq, count, seconds, data[begin:end], meta_size), end
 
 
-def dumps(value: Any, place: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
-    """`value` pickled, by cloudpickle where pickle can't or would refer to `__main__`. Raises what pickling it raises.
-
-    `place` is pickle's buffer_callback; it may be called again for the same buffers after `place.reset()`.
-    """
-    try:
-        data = pickle.dumps(value, 5, buffer_callback=place)
-    except Raised:
-        pass
-    else:
-        if not _refers_to_absent(data):
-            return data
-    reset = getattr(place, "reset", None)
-    if reset is not None:
-        reset()
-    return byvalue.dumps(value, place)
-
-
-def _refers_to_absent(data: bytes) -> bool:
-    """Does a pickle look something up in a module that a worker does not have? A name in a text is taken for one."""
-    if _MAIN in data:
-        return True
-    cloudpickle = sys.modules.get("cloudpickle")
-    registered = cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else ()
-    return any(name.encode() in data for name in registered)
-
-
 def plain(blobs: list[bytes]) -> bytes:
     """A list of pickles as a body."""
     return pickle.dumps(blobs, 5)
@@ -215,24 +183,6 @@ def dump_each(values: Iterable[Any], what: str) -> tuple[list[bytes], dict[int, 
             bad[position] = not_picklable(value, what, error)
             blobs.append(b"")
     return blobs, bad
-
-
-def not_picklable(value: Any, what: str, error: BaseException) -> NotPicklable:
-    """The error for an input, a result or a function that can't travel."""
-    wrapped = NotPicklable(f"the {what} {shown(value)} can't be pickled ({said(error)})", what)
-    wrapped.__cause__ = error
-    return wrapped
-
-
-def shown(value: Any, limit: int = 200) -> str:
-    """`repr(value)` in at most `limit` characters, whatever the value's own repr does."""
-    if isinstance(value, str | bytes | bytearray) and len(value) > limit:
-        value = value[:limit]  # repr of a gigabyte takes a gigabyte
-    try:
-        text = repr(value)
-    except Raised:
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def dump_error(error: BaseException) -> bytes:
