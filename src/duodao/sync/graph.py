@@ -22,52 +22,21 @@ import _thread
 import asyncio
 import itertools
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from duodao.errors import Deadlock
+from duodao.sync.units import Bell, Elsewhere, Far, FarWait, On, Stack, Unit, current_task, stack_of
 
-_STACK = 6
-"""Frames of a stack in a message: the last ones of the user's own."""
+__all__ = [
+    "FAR", "Bell", "Elsewhere", "Far", "FarWait", "On", "Stack", "Unit", "Wait", "begin", "check", "doom", "end", "era",
+    "gone", "loop_thread", "name_of", "stack_of", "unit", "unwatch", "waiting", "watch",
+]  # fmt: skip
+
 _SPARED = 1.0
 """Seconds for which one that gave way is spared, when another of the circle did so less often."""
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
-
-
-@dataclass(frozen=True, slots=True)
-class Far:
-    """A thread of another process, by its native number; a process's first thread has the process's number."""
-
-    tid: int
-
-
-Stack: TypeAlias = "tuple[tuple[str, int, str], ...]"
-"""Frames as (file, line, function), the outermost first."""
-
-Unit: TypeAlias = "int | asyncio.Task[Any] | Far"
-"""Who can wait: a thread of this process (its `get_ident`), a coroutine's task, or somebody in another process."""
-
-
-class On(Protocol):
-    """What can be waited for."""
-
-    def resolvers(self) -> Sequence[Unit] | None:
-        """The units any one of which could end the wait; None when anyone could."""
-        ...
-
-    def describe(self) -> str:
-        """As messages name it: "Lock 'plate'"."""
-        ...
-
-
-class Bell(Protocol):
-    """What wakes a waiter."""
-
-    def signal(self) -> bool: ...
 
 
 class Wait:
@@ -85,44 +54,6 @@ class Wait:
         self.doom: BaseException | None = None
 
 
-class FarWait(Protocol):
-    """A wait of a thread of another process, read from the table that processes share.
-
-    number: equal in two looks only if the thread has not run in between. fresh: None when `number` says all; else the
-    edge is a summary that its owner renews, and holds at an instant after the first look when it was renewed since.
-    """
-
-    on: On
-    number: int
-    timed: bool
-    fresh: int | None
-    stack: Stack
-
-
-class Elsewhere(Protocol):
-    """What the table of the processes does for the graph, once this process shares a lock."""
-
-    def waits_of(self, far: Far) -> FarWait | None:
-        """What that thread waits for; None when it runs or is unknown."""
-        ...
-
-    def renewed(self, far: Far, fresh: int) -> bool:
-        """Wait, briefly, until that thread has renewed its summary; False when it did not."""
-        ...
-
-    def holds(self, ident: int) -> bool:
-        """Does this thread hold a shared lock, so that others may wait for it from other processes?"""
-        ...
-
-    def wait(self, wait: Wait, ticket: Any) -> bool:
-        """Block the thread like `ticket.wait(None)`, and let other processes see for whom it waits."""
-        ...
-
-    def name_of(self, far: Far) -> str:
-        """As messages name it."""
-        ...
-
-
 FAR: Elsewhere | None = None
 """Set by `table.py` when this process makes or receives its first shared lock."""
 
@@ -131,6 +62,24 @@ _waits: dict[Unit, Wait] = {}
 _watchers: dict[Unit, Callable[[Wait | None], object]] = {}
 _losses: dict[int, tuple[int, float]] = {}  # id of a unit -> how often it gave way, and when last
 _guard = _thread.allocate_lock()
+_era = os.getpid()
+
+
+def era() -> int:
+    """Changes with a fork: what was parked before has no thread in the child."""
+    return _era
+
+
+def _forked() -> None:
+    global _era  # noqa: PLW0603  # one number for the process
+    _era = os.getpid()
+    _guard._at_fork_reinit()  # type: ignore[attr-defined]
+    for table in (_waits, _watchers, _losses):
+        table.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def unit() -> Unit:
@@ -139,8 +88,7 @@ def unit() -> Unit:
 
 
 def _task() -> asyncio.Task[Any] | None:
-    loop = asyncio._get_running_loop()
-    return None if loop is None else asyncio.current_task(loop)
+    return None if asyncio._get_running_loop() is None else current_task()
 
 
 def waiting(who: Unit) -> Wait | None:
@@ -396,36 +344,3 @@ def name_of(who: Unit) -> str:
         thread = threading._active.get(who)  # type: ignore[attr-defined]  # enumerate() takes a lock, we may be in it
         return f"thread {who}" if thread is None else f"thread {thread.name!r}"
     return f"task {who.get_name()!r}"
-
-
-def stack_of(who: Unit) -> Stack:
-    """Where a unit of this process stands, its last frames, ours left out; () when it has ended."""
-    if isinstance(who, Far):
-        return ()
-    found: list[tuple[Any, int]] = []
-    if isinstance(who, int):
-        frame = sys._current_frames().get(who)
-        while frame is not None:
-            found.append((frame, frame.f_lineno))
-            frame = frame.f_back
-        found.reverse()
-    else:
-        step: Any = who.get_coro()
-        while step is not None and getattr(step, "cr_frame", None) is not None:
-            found.append((step.cr_frame, step.cr_frame.f_lineno))
-            step = step.cr_await
-    stack = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in found]
-    own = [entry for entry in stack if not entry[0].startswith(_OURS) and entry[0] != threading.__file__]
-    return tuple((own or stack)[-_STACK:])
-
-
-def _forget() -> None:
-    """In a forked copy the other threads are gone, and their waits with them."""
-    global _guard  # noqa: PLW0603  # a thread that exists no more may have held it
-    _guard = _thread.allocate_lock()
-    _waits.clear()
-    _watchers.clear()
-    _losses.clear()
-
-
-os.register_at_fork(after_in_child=_forget)

@@ -16,21 +16,21 @@ from __future__ import annotations
 import _thread
 import asyncio
 import itertools
+import os
 import re
 import sys
-import threading
 import warnings
 from collections import deque
 from types import TracebackType
 from typing import Any, NoReturn
 
 from duodao.errors import Deadlock, OwnerDied
-from duodao.sync import graph, lot
+from duodao.sync import ends, graph, lot
+from duodao.sync.units import current_task
 
 _OWNER = re.compile(r"owner=(\d+)")
 _numbers = itertools.count(1)
 _repr = _thread.RLock.__repr__
-_current_task = asyncio.current_task
 
 
 class _Held(_thread.RLock):
@@ -46,16 +46,14 @@ class _Held(_thread.RLock):
         self._parked: lot.Parked = deque()
         self._holder: asyncio.Task[Any] | None = None
         self._number = next(_numbers)
-        caller = sys._getframe(1)
-        self._site = (caller.f_code.co_filename, caller.f_lineno)
+        self._site = lot.site(sys._getframe(1))
         self._name = name
 
     @property
     def name(self) -> str:
         """As given, else where it was made: "app.py:12"."""
         if self._name is None:
-            file, line = self._site
-            return f"{file.rpartition('/')[2]}:{line}"
+            return lot.place(self._site)
         return self._name
 
     @name.setter
@@ -120,7 +118,13 @@ class _Held(_thread.RLock):
 
     def _wait(self, timeout: float | None) -> bool:
         self._refuse_own(timeout)
-        return lot.wait(self, self._parked, self._try_hard, timeout)
+        own = self._is_owned()
+        try:
+            return lot.wait(self, self._parked, self._try_hard, timeout)
+        except BaseException:
+            if not own and self._is_owned():  # Ctrl-C in the instant in which it was taken
+                self.release()
+            raise
 
     def _refuse_own(self, timeout: float | None) -> None:
         """Deadlock where this thread waits for itself, or for a task that only it can run."""
@@ -140,26 +144,35 @@ class _Held(_thread.RLock):
             return
         try:
             self._free()
-        except RuntimeError:
-            self._not_yours()
-        if self._parked:
-            lot.wake(self._parked)
+            if self._parked:
+                lot.wake(self._parked)
+        except BaseException as failure:
+            self._unfinished(failure, None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             self._free()
-        except RuntimeError:
+            if self._parked:
+                lot.wake(self._parked)
+        except BaseException as failure:
+            self._unfinished(failure, error)
+
+    def _unfinished(self, failure: BaseException, error: BaseException | None) -> None:
+        """A release that failed: not the holder's, or stopped half-way by Ctrl-C: then those that wait are woken."""
+        if isinstance(failure, RuntimeError):
+            if lot.is_lost(error, self):
+                return
             self._not_yours()
-        if self._parked:
-            lot.wake(self._parked)
+        lot.wake_all(self._parked)
+        raise failure
 
     # Tasks
 
     async def aacquire(self, timeout: float | None = None) -> bool:
         """`acquire` for the running task: it suspends, its loop goes on. timeout: seconds, None for ever."""
-        task = _current_task()
+        task = current_task()
         if task is None:
             raise RuntimeError(f"{self.describe()} can only be awaited inside a task")
         if self._try_task(task):
@@ -169,17 +182,23 @@ class _Held(_thread.RLock):
         return await lot.await_(self, self._parked, lambda: self._try_task(task) or self._try_hard_task(task), timeout)
 
     async def __aenter__(self) -> bool:
-        task = _current_task()
-        if task is not None and self._try_task(task):
+        task = current_task()
+        if task is not None and not self._is_owned() and self._take(False):  # `_try_task`, without its call
+            self._holder = task
             return True
         return await self.aacquire()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._holder is not _current_task():
+        if self._holder is not current_task() or self._holder is None:
+            if lot.is_lost(error, self):
+                return
             self._not_yours()
-        self._let_go()
+        self._holder = None
+        self._free()
+        if self._parked:
+            lot.wake(self._parked)
 
     def _try_task(self, task: asyncio.Task[Any]) -> bool:
         if self._is_owned() or not self._take(False):
@@ -195,7 +214,7 @@ class _Held(_thread.RLock):
         return told
 
     def _release_task(self) -> None:
-        if self._holder is not graph.unit():
+        if self._holder is None or self._holder is not current_task():
             self._not_yours()
         self._let_go()
 
@@ -210,7 +229,7 @@ class _Held(_thread.RLock):
     def _try_reclaim(self) -> bool:
         """Free it when its holder has ended, and take it."""
         owner = self._owner()
-        if owner is None or _lives(owner):
+        if owner is None or ends.lives(owner):
             return False
         with _reclaiming:
             if self._owner() != owner:
@@ -245,6 +264,8 @@ class _Held(_thread.RLock):
     # What a Condition needs of its lock
 
     def _release_save(self) -> Any:
+        if not self._is_owned() or (self._holder is not None and self._holder is not graph.unit()):
+            self._not_yours()
         holder, self._holder = self._holder, None
         state = super()._release_save()  # type: ignore[misc]
         if self._parked:
@@ -252,14 +273,35 @@ class _Held(_thread.RLock):
         return holder, state
 
     def _acquire_restore(self, state: Any) -> None:
-        self.__enter__()
-        self._repeat(state)
-
-    def _repeat(self, state: Any) -> None:
-        holder, (count, _) = state
-        self._holder = holder
-        for _ in range(count - 1):
+        """Take it again, as often as before. What stops that is marked: its unwinding releases nothing."""
+        try:
+            self.__enter__()
+        except BaseException as error:
+            lot.lose(error, self)
+            raise
+        for _ in range(state[1][0] - 1):
             self._take(False)
+
+    async def _aacquire_restore(self, state: Any) -> None:
+        """The same for a task. A cancellation waits until it is taken, as with `asyncio.Condition`."""
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                await self.__aenter__()
+                break
+            except asyncio.CancelledError as error:
+                cancelled = error
+            except BaseException as error:
+                lot.lose(error, self)
+                raise
+        for _ in range(state[1][0] - 1):
+            self._take(False)
+        if cancelled is not None:
+            raise cancelled
+
+    def _owned_by(self, who: graph.Unit) -> bool:
+        """Does this unit, the caller, hold it?"""
+        return self._is_owned() and (self._holder is None if isinstance(who, int) else self._holder is who)
 
 
 class Lock(_Held):
@@ -313,6 +355,16 @@ class RLock(_Held):
             return self._take(False)
         return super()._try_task(task)
 
+    async def __aenter__(self) -> bool:
+        return await self.aacquire()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if lot.is_lost(error, self):
+            return
+        self._release_task()
+
     def _let_go(self) -> None:
         holder, self._holder = self._holder, None
         self._free()
@@ -323,12 +375,8 @@ class RLock(_Held):
 
 
 _reclaiming = _thread.allocate_lock()
-
-
-def _lives(who: graph.Unit) -> bool:
-    if isinstance(who, int):
-        return who in threading._active or who in sys._current_frames()  # type: ignore[attr-defined]
-    return not (isinstance(who, asyncio.Task) and who.done())
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reclaiming._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def _check(blocking: bool, timeout: float) -> None:
@@ -338,3 +386,10 @@ def _check(blocking: bool, timeout: float) -> None:
         raise ValueError("timeout value must be a non-negative number")
     if timeout > _thread.TIMEOUT_MAX:
         raise OverflowError("timeout value is too large")
+
+
+if os.environ.get("DUODAO_LOCKDEP") == "1":
+    from duodao.sync import order
+
+    order.ORDER.watch(Lock)
+    order.ORDER.watch(RLock)

@@ -7,7 +7,7 @@ first and looks into the deque second: so no wake-up is missed. Whoever comes by
 (barging, as the locks of `threading`): the woken one parks again in front.
 
 Invariant: a wake-up is never lost. A waiter that leaves without having used the one it got (time-out, Ctrl-C, a
-cancelled task, a circle) passes it on.
+cancelled task, a circle) passes it on; a releaser that is interrupted by Ctrl-C wakes all.
 Source: trio's ParkingLot; Amanieu d'Antras, parking_lot.
 """
 
@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextlib
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 
-from duodao.sync import graph
+from duodao.sync import ends, graph
 
 T = TypeVar("T")
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +40,62 @@ class Statistics:
     value: int | None = None
 
 
-class ThreadTicket:
-    """A parked thread."""
+Site: TypeAlias = "tuple[str, int]"
+"""Where something was made: file and line."""
 
-    __slots__ = ("_bell", "unit")
+
+def site(frame: Any) -> Site:
+    """The first frame, from this one outwards, that is not Duodao's own."""
+    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+def place(where: Site) -> str:
+    """As names show it: "app.py:12"."""
+    return f"{os.path.basename(where[0])}:{where[1]}"
+
+
+def lose(error: BaseException, lock: object) -> None:
+    """Note on an error that ended the wait of a Condition before it had its lock again: who unwinds doesn't hold it."""
+    error.__dict__.setdefault("_lost", []).append(lock)
+
+
+def is_lost(error: BaseException | None, lock: object) -> bool:
+    """Is this the error with which the holder lost the lock?"""
+    return error is not None and any(each is lock for each in error.__dict__.get("_lost", ()))
+
+
+class ThreadTicket:
+    """A parked thread. A ticket is rung once; who parks again takes a new one."""
+
+    __slots__ = ("_bell", "_born", "_unrung", "unit")
 
     def __init__(self) -> None:
         self.unit: graph.Unit = _thread.get_ident()
+        self._born = graph.era()
+        self._unrung = [True]
         self._bell = _thread.allocate_lock()
         self._bell.acquire()
 
+    @property
+    def rung(self) -> bool:
+        """Has it been signalled?"""
+        return not self._unrung
+
     def signal(self) -> bool:
-        """Wake it, from any thread; once is as good as twice. True: somebody hears it."""
+        """Wake it, from any thread. False: it was rung before, or its thread is not of this process (fork)."""
+        if self._born != graph.era():
+            return False
         try:
+            self._unrung.pop()
             self._bell.release()
-        except RuntimeError:  # it was signalled before
-            return True
+        except IndexError:
+            return False
+        except BaseException:  # Ctrl-C between the two
+            if self._bell.locked():
+                self._bell.release()
+            raise
         return True
 
     def wait(self, timeout: float | None) -> bool:
@@ -63,16 +106,35 @@ class ThreadTicket:
 class TaskTicket:
     """A parked task."""
 
-    __slots__ = ("_future", "_loop", "_rung", "unit")
+    __slots__ = ("_born", "_future", "_loop", "_rang", "_unrung", "unit")
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self.unit: graph.Unit = task
+        self._born = graph.era()
         self._loop = task.get_loop()
         self._future: asyncio.Future[bool] | None = None
-        self._rung = False
+        self._unrung = [True]
+        self._rang = False  # as the loop knows it
+
+    @property
+    def rung(self) -> bool:
+        """Has it been signalled?"""
+        return not self._unrung
 
     def signal(self) -> bool:
-        """Wake it, from any thread; once is as good as twice. False: its loop has been closed."""
+        """Wake it, from any thread. False: it was rung before, or its loop has been closed."""
+        if self._born != graph.era():
+            return False
+        try:
+            self._unrung.pop()
+            return self._tell()
+        except IndexError:
+            return False
+        except BaseException:  # Ctrl-C in between
+            self._tell()
+            raise
+
+    def _tell(self) -> bool:
         if asyncio._get_running_loop() is self._loop:
             self._ring()
             return True
@@ -83,13 +145,13 @@ class TaskTicket:
         return True
 
     def _ring(self, heard: bool = True) -> None:
-        self._rung = self._rung or heard
+        self._rang = self._rang or heard
         if self._future is not None and not self._future.done():
             self._future.set_result(heard)
 
     async def wait(self, timeout: float | None) -> bool:
         """Suspend until it is signalled; False after `timeout` seconds."""
-        if not self._rung:
+        if not self._rang:
             self._future = self._loop.create_future()
             timer = None if timeout is None else self._loop.call_later(timeout, self._ring, False)
             try:
@@ -98,8 +160,7 @@ class TaskTicket:
                 self._future = None
                 if timer is not None:
                     timer.cancel()
-        rung, self._rung = self._rung, False
-        return rung
+        return self._rang
 
 
 Ticket: TypeAlias = ThreadTicket | TaskTicket
@@ -115,8 +176,8 @@ def wait(on: graph.On, parked: Parked, ready: Callable[[], T], timeout: float | 
     got = ready()
     if got or (timeout is not None and timeout <= 0):
         return got
-    ticket = ThreadTicket()
     deadline = None if timeout is None else monotonic() + timeout
+    ticket = ThreadTicket()
     stay = _Stay(parked, ticket)
     try:
         parked.append(ticket)
@@ -125,31 +186,45 @@ def wait(on: graph.On, parked: Parked, ready: Callable[[], T], timeout: float | 
             return got
         edge = stay.edge = graph.begin(ticket.unit, on, timed=deadline is not None, ticket=ticket)
         while True:
-            stay.woken = _block(edge, ticket, deadline)
+            woken = _block(edge, ticket, deadline)
             if edge.doom is not None:
                 raise edge.doom
             got = ready()
-            if got or not stay.woken:
-                stay.used = bool(got)
+            if woken is None and not got:
+                continue
+            if got or not woken:
+                stay.used = bool(woken)
                 return got
-            stay.woken = False
-            parked.appendleft(ticket)
+            ticket = ThreadTicket()
+            stay.park_again(ticket)
             got = ready()  # what was freed since then woke nobody
             if got:
                 return got
+            if edge.doom is not None:
+                raise edge.doom
             if deadline is None:
                 graph.check(edge)  # another holds it now
     finally:
         stay.leave()
 
 
-def _block(edge: graph.Wait, ticket: ThreadTicket, deadline: float | None) -> bool:
-    if deadline is not None:
-        return ticket.wait(max(deadline - monotonic(), 0.0))
-    far = graph.FAR
-    if far is not None and isinstance(edge.unit, int) and far.holds(edge.unit):
-        return far.wait(edge, ticket)
-    return ticket.wait(None)
+def _span(edge: graph.Wait, deadline: float | None) -> float | None:
+    """Seconds to block now: until the time is over, or until a holder whose end nobody tells is looked at again."""
+    left = None if deadline is None else max(deadline - monotonic(), 0.0)
+    if ends.attend(edge.on):
+        return left
+    return ends.SLICE if left is None else min(left, ends.SLICE)
+
+
+def _block(edge: graph.Wait, ticket: ThreadTicket, deadline: float | None) -> bool | None:
+    """True: woken; False: the time is over; None: look again."""
+    span = _span(edge, deadline)
+    if span is None:
+        far = graph.FAR
+        if far is not None and isinstance(edge.unit, int) and far.holds(edge.unit):
+            return far.wait(edge, ticket)
+        return ticket.wait(None)
+    return ticket.wait(span) or (None if deadline is None or monotonic() < deadline else False)
 
 
 async def await_(on: graph.On, parked: Parked, ready: Callable[[], T], timeout: float | None = None) -> T | bool:
@@ -160,8 +235,8 @@ async def await_(on: graph.On, parked: Parked, ready: Callable[[], T], timeout: 
     task = asyncio.current_task()
     if task is None:
         raise RuntimeError(f"{on.describe()} can only be awaited inside a task")
-    ticket = TaskTicket(task)
     deadline = None if timeout is None else monotonic() + timeout
+    ticket = TaskTicket(task)
     stay = _Stay(parked, ticket)
     try:
         parked.append(ticket)
@@ -170,18 +245,22 @@ async def await_(on: graph.On, parked: Parked, ready: Callable[[], T], timeout: 
             return got
         edge = stay.edge = graph.begin(task, on, timed=deadline is not None, ticket=ticket)
         while True:
-            stay.woken = await ticket.wait(None if deadline is None else max(deadline - monotonic(), 0.0))
+            woken = await ticket.wait(_span(edge, deadline))
             if edge.doom is not None:
                 raise edge.doom
             got = ready()
-            if got or not stay.woken:
-                stay.used = bool(got)
+            if not (got or woken) and (deadline is None or monotonic() < deadline):
+                continue
+            if got or not woken:
+                stay.used = bool(woken)
                 return got
-            stay.woken = False
-            parked.appendleft(ticket)
+            ticket = TaskTicket(task)
+            stay.park_again(ticket)
             got = ready()
             if got:
                 return got
+            if edge.doom is not None:
+                raise edge.doom
             if deadline is None:
                 graph.check(edge)
     finally:
@@ -191,33 +270,49 @@ async def await_(on: graph.On, parked: Parked, ready: Callable[[], T], timeout: 
 class _Stay:
     """What has to be put right when a waiter leaves, however it leaves."""
 
-    __slots__ = ("edge", "parked", "ticket", "used", "woken")
+    __slots__ = ("edge", "parked", "ticket", "used")
 
     def __init__(self, parked: Parked, ticket: Ticket) -> None:
         self.parked = parked
         self.ticket = ticket
         self.edge: graph.Wait | None = None
-        self.woken = False
         self.used = False  # the wake-up, for what it was meant
+
+    def park_again(self, ticket: Ticket) -> None:
+        """In front, since its turn had come. The caller looks for a doom afterwards: it may have rung the old one."""
+        assert self.edge is not None
+        self.ticket = self.edge.ticket = ticket
+        self.parked.appendleft(ticket)
 
     def leave(self) -> None:
         if self.edge is not None:
             graph.end(self.edge)
-        try:
+        with contextlib.suppress(ValueError):  # it was taken out by who woke it
             self.parked.remove(self.ticket)
-        except ValueError:  # it was taken out to be woken
-            if not (self.used and self.woken):
-                wake(self.parked)
+        if self.ticket.rung and not self.used:
+            wake(self.parked)
 
 
 def wake(parked: Parked, count: int = 1) -> None:
-    """Wake the first `count` that are parked."""
-    while count > 0 and parked:
-        try:
-            ticket = parked.popleft()
-        except IndexError:  # another was quicker
-            return
-        count -= ticket.signal()
+    """Wake the first `count` that are parked.
+
+    A ticket is rung first and taken out second: a Ctrl-C in between leaves one that the next releaser passes over.
+    """
+    try:
+        while count > 0 and parked:
+            try:
+                ticket = parked[0]
+            except IndexError:  # another was quicker
+                return
+            count -= ticket.signal()
+            try:
+                parked.remove(ticket)
+            except ValueError:
+                continue
+    except BaseException:  # Ctrl-C in here: rather one too many than one too few
+        for ticket in list(parked):
+            ticket.signal()
+        raise
 
 
 def wake_all(parked: Parked) -> None:
