@@ -13,7 +13,7 @@ SRC = Path(__file__).parents[2] / "src"
 CORE = SRC / "duodao"
 
 LAYERS = {
-    **dict.fromkeys(("errors", "outcome", "telemetry", "clock", "arena", "pickling"), 0),
+    **dict.fromkeys(("errors", "outcome", "telemetry", "clock", "arena", "pickling", "descriptors"), 0),
     **dict.fromkeys(("sync", "children", "cost"), 1),
     "channel": 2,
     "lanes": 3,

@@ -1,8 +1,8 @@
 """`threading` on Duodao's locks: `from duodao.dropin import threading`, and the rest of a program stays as it is.
 
-What differs is what would have hung. A circle of locks and joins ends in `duodao.errors.Deadlock` in one of its threads,
-with both stacks; the others go on. A lock that was held by a thread that ended is handed on, and the next holder told.
-A Lock is released by its holder only. Source: M14, M16, M24.
+What differs is what would have hung. A circle of locks and joins ends in `duodao.errors.Deadlock` in one of its
+threads, with both stacks; the others go on. A lock that was held by a thread that ended is handed on, and the next
+holder told. A Lock is released by its holder only. Source: M14, M16, M24.
 """
 
 from __future__ import annotations

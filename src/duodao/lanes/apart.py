@@ -20,6 +20,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from duodao import descriptors
 from duodao.children import guard
 from duodao.children.lifeline import lift
 from duodao.errors import RemoteError, WorkerDied
@@ -45,8 +46,10 @@ class Packed:
     def __init__(self, call: Call) -> None:
         self.call = call
         self._valued = False
+        self.fds: list[int] = []  # those that travel with it: the caller's, open until it has started
         try:
-            body = wire.dumps((call.function, call.args, dict(call.kwargs)))
+            with descriptors.travelling() as self.fds:
+                body = wire.dumps((call.function, call.args, dict(call.kwargs)))
         except wire.Raised as error:
             raise wire.not_picklable(call.function, "task", error) from error
         argv = [str(word) for word in sys.argv]
@@ -64,7 +67,8 @@ class Packed:
 
         cloudpickle.register_pickle_by_value(module)
         try:
-            body = byvalue.dumps((self.call.function, self.call.args, dict(self.call.kwargs)))
+            with descriptors.travelling() as self.fds:
+                body = byvalue.dumps((self.call.function, self.call.args, dict(self.call.kwargs)))
         except wire.Raised:
             return False
         finally:
@@ -100,7 +104,7 @@ class Process:
         reader, writer = (lift(end) for end in os.pipe())
         try:
             os.set_blocking(reader, False)
-            child = guard.fork("duodao.lanes.solo:main", arg=self._packed.arg, fds=[writer])
+            child = guard.fork("duodao.lanes.solo:main", arg=self._packed.arg, fds=[writer, *self._packed.fds])
         except BaseException:
             os.close(reader)
             raise

@@ -19,6 +19,7 @@ import sys
 import threading
 from typing import Any
 
+from duodao import descriptors
 from duodao.clock import SYSTEM
 from duodao.lanes import wire
 from duodao.lanes.forward import LineStream, LogHandler, apply_levels
@@ -33,13 +34,14 @@ MOMENT = 0.05
 
 
 def main(arg: bytes, fds: list[int]) -> int:
-    """The entry that the guard calls: arg is what `apart.Packed` made, fds the pipe's write end. The exit code."""
+    """The entry that the guard calls. arg: what `apart.Packed` made; fds: the pipe's write end, what travels along."""
     faulthandler.enable(2)
     cwd, path, argv, environ, levels, name, body = marshal.loads(arg)  # noqa: S302 - our own supervisor wrote it
     solo = _Solo(fds[0], levels)
     try:
         adopt(cwd, path, argv, environ)
-        function, args, kwargs = pickle.loads(body)
+        with descriptors.arrived(fds[1:]):
+            function, args, kwargs = pickle.loads(body)
     except Raised as error:
         solo.send(wire.UNLOADED, body=dump_error(error))
         return 0

@@ -1,0 +1,361 @@
+"""`multiprocessing.Pool` and `ThreadPool` on `duodao.Pool`: a worker that is killed costs its call, not the pool."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from multiprocessing import TimeoutError  # the name that callers catch
+from types import TracebackType
+from typing import Any
+
+from duodao.cost.limits import cpus
+from duodao.pipeline.pool import Pool as _Pool
+
+__all__ = ["ApplyResult", "AsyncResult", "MapResult", "Pool", "ThreadPool"]
+
+AHEAD = 1000
+"""Calls that `imap` has out or finished before they are asked for; all the rest once the pool is closed."""
+
+
+class Pool:
+    """As `multiprocessing.Pool`. processes: the usable cores by default. Source: M29, M32."""
+
+    _lane = "process"
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+    ) -> None:
+        del context
+        if processes is not None and processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild < 1):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._processes = processes or cpus()
+        options = {} if maxtasksperchild is None else {"max_calls": maxtasksperchild}
+        self._pool = _Pool(
+            self._processes, lane=self._lane, initializer=initializer, initargs=tuple(initargs), **options
+        )
+        self._state = "RUN"
+        self._feeds: list[_Feed] = []
+
+    def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> Any:
+        """Call it in a worker and wait."""
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: dict[str, Any] | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> ApplyResult:
+        """Call it in a worker. The callbacks run in this process."""
+        self._check_running()
+        return ApplyResult([self._pool.submit(func, *args, **(kwds or {}))], _only, callback, error_callback)
+
+    def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
+        """All results in order; the first error when there is one."""
+        return self.map_async(func, iterable, chunksize).get()
+
+    def map_async(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult:
+        """`map` that doesn't wait."""
+        return self._spread(_each, func, iterable, chunksize, callback, error_callback)
+
+    def starmap(
+        self, func: Callable[..., Any], iterable: Iterable[Sequence[Any]], chunksize: int | None = None
+    ) -> list[Any]:
+        """`map` of tuples of arguments."""
+        return self.starmap_async(func, iterable, chunksize).get()
+
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Sequence[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult:
+        """`starmap` that doesn't wait."""
+        return self._spread(_each_star, func, iterable, chunksize, callback, error_callback)
+
+    def _spread(
+        self, run: Any, func: Any, iterable: Iterable[Any], chunksize: int | None, callback: Any, error_callback: Any
+    ) -> MapResult:
+        self._check_running()
+        items = iterable if isinstance(iterable, list | tuple | range) else list(iterable)
+        size = chunksize or max(-(-len(items) // (self._processes * 4)), 1)
+        futures = [self._pool.submit(run, func, items[at : at + size]) for at in range(0, len(items), size)]
+        return MapResult(futures, _joined, callback, error_callback)
+
+    def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
+        """Results in order, as they are ready; inputs are read AHEAD of them and no further."""
+        return self._feed(IMapIterator, func, iterable, chunksize)
+
+    def imap_unordered(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapUnorderedIterator:
+        """Results as they are ready."""
+        return self._feed(IMapUnorderedIterator, func, iterable, chunksize)
+
+    def _feed(self, kind: Any, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int) -> Any:
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+        feed = kind(functools.partial(self._pool.submit, _each, func), iter(iterable), chunksize)
+        self._feeds = [each for each in self._feeds if each.thread.is_alive()]
+        self._feeds.append(feed)
+        return feed
+
+    def close(self) -> None:
+        """No new calls; those there are run to their end."""
+        if self._state == "RUN":
+            self._state = "CLOSE"
+            for feed in self._feeds:
+                feed.open_wide()
+
+    def terminate(self) -> None:
+        """End it now; what has not ended is cancelled."""
+        self._state = "TERMINATE"
+        for feed in self._feeds:
+            feed.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        kill = getattr(self._pool, "kill_workers", None)
+        if kill is not None:
+            kill()
+
+    def join(self) -> None:
+        """Wait until all has ended. ValueError before close or terminate."""
+        if self._state == "RUN":
+            raise ValueError("Pool is still running")
+        for feed in self._feeds:
+            feed.thread.join()
+        self._pool.shutdown(wait=True)
+
+    def __enter__(self) -> Pool:
+        self._check_running()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.terminate()
+        self.join()
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def _check_running(self) -> None:
+        if self._state != "RUN":
+            raise ValueError("Pool not running")
+
+
+class ThreadPool(Pool):
+    """As `multiprocessing.pool.ThreadPool`."""
+
+    _lane = "thread"
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
+        super().__init__(processes, initializer, initargs)
+
+
+def _each(func: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    return [func(item) for item in items]
+
+
+def _each_star(func: Callable[..., Any], items: Sequence[Sequence[Any]]) -> list[Any]:
+    return [func(*item) for item in items]
+
+
+def _only(parts: list[Any]) -> Any:
+    return parts[0]
+
+
+def _joined(parts: list[list[Any]]) -> list[Any]:
+    return list(itertools.chain.from_iterable(parts))
+
+
+class ApplyResult:
+    """What `apply_async` and `map_async` return."""
+
+    def __init__(
+        self,
+        futures: list[Future[Any]],
+        join: Callable[[list[Any]], Any],
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        self._futures = futures
+        self._join = join
+        self._callback = callback
+        self._error_callback = error_callback
+        self._left = len(futures)
+        self._lock = threading.Lock()
+        self._whole: Future[Any] = Future()
+        for future in futures:
+            future.add_done_callback(self._one_done)
+        if not futures:
+            self._settle()
+
+    def _one_done(self, _: Future[Any]) -> None:
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._settle()
+
+    def _settle(self) -> None:
+        try:
+            value = self._join([future.result() for future in self._futures])
+        except (Exception, CancelledError) as error:
+            self._whole.set_exception(error)
+            if self._error_callback is not None:
+                self._error_callback(error)
+        else:
+            self._whole.set_result(value)
+            if self._callback is not None:
+                self._callback(value)
+
+    def ready(self) -> bool:
+        """Has it ended?"""
+        return self._whole.done()
+
+    def successful(self) -> bool:
+        """Did it end without an error? ValueError before its end."""
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        return self._whole.exception() is None
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, `timeout` seconds at most."""
+        pending = [future for future in self._futures if not future.done()]
+        if timeout is None:
+            for future in pending:
+                future.exception() if not future.cancelled() else None
+        wait([self._whole], timeout)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Its value, or its error. TimeoutError of multiprocessing after `timeout` seconds."""
+        self.wait(timeout)
+        if not self._whole.done():
+            raise TimeoutError
+        return self._whole.result()
+
+
+class MapResult(ApplyResult):
+    """What `map_async` returns."""
+
+
+AsyncResult = ApplyResult
+
+
+class _Feed:
+    """Submits chunks in a thread of its own, AHEAD of what is asked for."""
+
+    def __init__(self, submit: Callable[[Any], Future[Any]], items: Iterator[Any], size: int) -> None:
+        self._submit = submit
+        self._items = items
+        self._size = size
+        self._room = threading.Semaphore(max(AHEAD // size, 2))
+        self._changed = threading.Condition()
+        self._out: deque[Future[Any]] = deque()
+        self._ready: deque[Any] = deque()
+        self._wide = False
+        self._stopped = False
+        self._ended = False
+        self._failed: BaseException | None = None
+        self.thread = threading.Thread(target=self._main, name="duodao-imap", daemon=True)
+        self.thread.start()
+
+    def _main(self) -> None:
+        try:
+            while not self._stopped and (chunk := list(itertools.islice(self._items, self._size))):
+                if not self._wide:
+                    self._room.acquire()
+                if self._stopped:
+                    break
+                future = self._submit(chunk)
+                with self._changed:
+                    self._out.append(future)
+                    self._changed.notify_all()
+        except BaseException as error:
+            self._failed = error
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def open_wide(self) -> None:
+        """Read the rest now: the pool is closed, and whoever joins it waits for all."""
+        self._wide = True
+        self._room.release()
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._stopped = True
+        self._room.release()
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> Any:
+        return self.next()
+
+    def next(self, timeout: float | None = None) -> Any:
+        """The next result; its error when its call failed. TimeoutError of multiprocessing after `timeout` seconds."""
+        if not self._ready:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._out or self._ended, timeout):
+                    raise TimeoutError
+                if not self._out:
+                    failed, self._failed = self._failed, None
+                    if failed is not None:
+                        raise failed
+                    raise StopIteration
+                out = list(self._out)
+            future = self._choose(out, timeout)
+            if future is None:
+                raise TimeoutError
+            self._out.remove(future)
+            self._room.release()
+            self._ready.extend(future.result())
+        return self._ready.popleft()
+
+    def _choose(self, out: list[Future[Any]], timeout: float | None) -> Future[Any] | None:
+        raise NotImplementedError
+
+
+class IMapIterator(_Feed):
+    """What `imap` returns."""
+
+    def _choose(self, out: list[Future[Any]], timeout: float | None) -> Future[Any] | None:
+        return out[0] if wait(out[:1], timeout).done else None
+
+
+class IMapUnorderedIterator(_Feed):
+    """What `imap_unordered` returns."""
+
+    def _choose(self, out: list[Future[Any]], timeout: float | None) -> Future[Any] | None:
+        return next(iter(wait(out, timeout, FIRST_COMPLETED).done), None)
