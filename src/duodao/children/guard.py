@@ -90,6 +90,11 @@ def ensure() -> None:
     _home.get()
 
 
+def number() -> int | None:
+    """The process number of the guard; None while there is none."""
+    return getattr(_home.keeper, "pid", None)
+
+
 def fork(entry: str, *, arg: bytes = b"", fds: Sequence[int] = ()) -> Child:
     """Start a worker: the `module:function` named by `entry` is called as function(arg, fds) in a fork of the guard.
 

@@ -21,8 +21,8 @@ class LoopThread:
             self.loop = asyncio.new_event_loop()
         else:
             self.loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._main, name="duodao-coroutine", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._main, name="duodao-coroutine", daemon=True)
+        self.thread.start()
 
     def _main(self) -> None:
         try:
@@ -32,7 +32,29 @@ class LoopThread:
 
     def join(self, seconds: float) -> None:
         """Wait for its end, at most so long."""
-        self._thread.join(seconds)
+        self.thread.join(seconds)
+
+    def close(self, grace: float) -> None:
+        """Cancel what still runs on the loop, and end it as asyncio.run does, in at most about `grace` seconds each."""
+        post(self.loop, self._finish_soon, grace)
+        if threading.current_thread() is not self.thread:
+            self.join(2 * grace + 1.0)
+
+    def _finish_soon(self, grace: float) -> None:
+        self._finishing = self.loop.create_task(self._finish(grace))
+
+    async def _finish(self, grace: float) -> None:
+        loop = self.loop
+        try:
+            rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in rest:
+                task.cancel()
+            if rest:
+                await asyncio.wait(rest, timeout=grace)
+            ends = [loop.create_task(loop.shutdown_asyncgens()), loop.create_task(loop.shutdown_default_executor())]
+            await asyncio.wait(ends, timeout=grace)
+        finally:
+            loop.stop()
 
 
 def post(loop: asyncio.AbstractEventLoop, callback: Callable[..., Any], *args: Any) -> None:

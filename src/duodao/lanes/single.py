@@ -68,11 +68,14 @@ class Blocked:
 
 
 class Single(Protocol):
-    """A call of its own, on any lane."""
+    """A call of its own, on any lane. pid, native_id: as `Task` has them."""
 
-    unit: graph.Unit | None
-    pid: int | None
-    native_id: int | None
+    @property
+    def unit(self) -> graph.Unit | None: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def native_id(self) -> int | None: ...
 
     def start(self) -> None:
         """Begin. OSError, GuardDied or RuntimeError when no thread or process can be made; then it never ends."""
@@ -125,7 +128,8 @@ def ours(wait: graph.Wait | None) -> Blocked | None:
     """A wait in the graph, as a Single tells it."""
     if wait is None or wait.doom is not None:
         return None
-    return Blocked(wait.on.describe(), not wait.timed, wait.number)
+    stuck = not wait.timed and not getattr(wait.ticket, "rung", False)  # rung: it goes on when it has a processor
+    return Blocked(wait.on.describe(), stuck, wait.number)
 
 
 class Thread:
@@ -162,7 +166,6 @@ class Thread:
             ending = self._run()
         finally:
             detach(ident, self._listen)
-            graph.gone(ident)
         self._over(self, ending)
 
     def _run(self) -> Ending:
@@ -241,7 +244,6 @@ class Coroutine:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         detach(task, self._listen)
-        graph.gone(task)
         if task.cancelled():  # perhaps before its first step
             self._ending = Ending(stopped=True, code=STOPPED)
         elif (error := task.exception()) is not None:

@@ -1,0 +1,218 @@
+"""A group whose tasks all wait for what only one of them could do: it is reported, in place of a silent hang.
+
+Nothing is polled. A look is planned, MOMENT later, when the last task that ran begins a wait without a time-out, when
+one ends, and when the owner begins to wait for the end; a second one follows the first. Only if both find every task in
+the same wait, its thread asleep, and nobody else who could end one, the group fails. So it is never reported while
+
+  - another thread of the program runs, or waits for anything but our primitives (a server in `accept`);
+  - the program has a signal handler of its own, or a child process that is no task of the group;
+  - a loop of the group has a timer, a connection, a listener or a task that waits for something else;
+  - a task waits with a time-out, waits for its restart, or is a process that has a thread, child or handler as above.
+
+What ends all of these in silence, without a task's doing anything, is seen at the next event only.
+Source: the Go runtime's checkdead, https://github.com/golang/go/blob/master/src/runtime/proc.go
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from duodao.children import guard
+from duodao.cost import proc
+from duodao.errors import Stalled
+from duodao.lanes.solo import handlers, offspring
+from duodao.pipeline.closing import GroupEnd
+from duodao.sync import graph
+
+if TYPE_CHECKING:
+    from duodao.pipeline.group import Group
+    from duodao.pipeline.task import Task
+
+MOMENT = 0.1
+"""Seconds before the first look, and between the two."""
+_SERVANTS = ("duodao-guard-reader", "duodao-exchange-", "duodao-timers-")
+"""Threads of ours that end no wait by themselves."""
+_QUIET_UVLOOP = ("UVAsync", "UVIdle", "UVCheck")
+"""What every loop of uvloop has."""
+
+Signature = tuple[tuple[str, int], ...]
+
+
+class Stall:
+    """The watch over one group. `look` may be called from any thread, and costs little when one task runs."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._planned = False
+        self._witness: Task | None = None  # one that ran when last looked at
+
+    def look_soon(self) -> None:
+        """The owner is about to wait for the end."""
+        self._plan() if self._all_wait() else None
+
+    def look(self) -> None:
+        """A task begins a wait, or has ended."""
+        group = self._group
+        if group.phase == "closing" and not self._planned and not group.cancelled and self._all_wait():
+            self._plan()
+
+    def _all_wait(self) -> bool:
+        group = self._group
+        witness = self._witness
+        if witness is not None and witness in group.live and not _stuck(witness):
+            return False
+        with group.lock:
+            live = list(group.live)
+        for task in live:
+            if not _stuck(task):
+                self._witness = task
+                return False
+        return bool(live)
+
+    def _plan(self) -> None:
+        self._planned = True
+        self._group.later(MOMENT, self._first)
+
+    def _first(self) -> None:
+        self._planned = False  # before the look: what happens during it plans the next
+        seen = self._signature()
+        if seen is not None:
+            self._group.later(MOMENT, lambda: self._second(seen))
+
+    def _second(self, seen: Signature) -> None:
+        if self._signature() == seen:
+            self._group.fail(self._error())
+
+    # What has to hold
+
+    def _signature(self) -> Signature | None:
+        """All the waits, by number; None when somebody may go on."""
+        group = self._group
+        owner = None if group.owner is None else graph.waiting(group.owner)
+        if owner is None or owner.on is not group.end or owner.doom is not None or group.cancelled:
+            return None
+        with group.lock:
+            live = list(group.live)
+        waits = [("owner", owner.number)]
+        for task in live:
+            wait = task.waiting() if _stuck(task) and _asleep(task) else None
+            if wait is None:
+                return None
+            waits.append((task.name, wait.number))
+        strangers = [self._strangers, self._loops]
+        for look in strangers:
+            for number in look():
+                if number is None:
+                    return None
+                waits.append(("other", number))
+        if not live or handlers() or self._others(live):
+            return None
+        return tuple(waits)
+
+    def _strangers(self) -> Iterator[int | None]:
+        """The waits of all other threads; None for one that is not stuck in our primitives."""
+        own = self._group.own_threads()
+        for thread in threading.enumerate():
+            if thread in own or thread.name.startswith(_SERVANTS) or thread.ident == self._group.owner:
+                continue
+            if self._runs_owner(thread):
+                continue
+            wait = None if thread.ident is None else graph.waiting(thread.ident)
+            yield None if wait is None or wait.timed or wait.doom is not None else wait.number
+
+    def _runs_owner(self, thread: threading.Thread) -> bool:
+        """The thread of the loop that the owner, a task, is on: `_loops` looks after it."""
+        owner = self._group.owner
+        return isinstance(owner, asyncio.Task) and graph.loop_thread(owner) in (None, thread.ident)
+
+    def _loops(self) -> Iterator[int | None]:
+        group = self._group
+        loop = group.loop
+        if loop is None:
+            return
+        mine = {task.unit for task in group.tasks} | {group.owner}
+        for task in asyncio.all_tasks(loop):
+            if task not in mine and not task.done():
+                wait = graph.waiting(task)
+                yield None if wait is None or wait.timed or wait.doom is not None else wait.number
+        if not _idle(loop):
+            yield None
+
+    def _others(self, live: list[Task]) -> bool:
+        """Processes that are no tasks of ours: they may hold a shared lock or queue that one waits for."""
+        own = {task.pid for task in live if task.lane == "process"}
+        keeper = guard.number()
+        found = offspring()
+        if keeper is not None:
+            found |= offspring(keeper)
+        return bool(found - own - {keeper})
+
+    def _error(self) -> Stalled:
+        lines, stacks = [], []
+        for task in self._group.tasks:
+            wait = task.waiting()
+            line = f"task {task.name!r} ({task.lane}) waits for {wait.on if wait else 'nothing now'}"
+            lines.append(line)
+            unit = task.unit
+            if wait is not None and wait.stacks:
+                stacks += [(f"{line}: {where}", frames) for where, frames in wait.stacks]
+            elif unit is not None:
+                stacks.append((line, graph.stack_of(unit)))
+        message = (
+            f"group {self._group.name!r} stands still: each of its tasks waits, without a time-out, for what only "
+            f"another of them could do, and nothing else runs that could. {'; '.join(lines)}"
+        )
+        return Stalled(message, lines, stacks)
+
+
+def _stuck(task: Task) -> bool:
+    """Does it wait for our primitives alone, without a time-out? The end of an inner group is watched by that one."""
+    wait = task.waiting()
+    if wait is None or not wait.stuck:
+        return False
+    unit = task.unit
+    own = None if unit is None or isinstance(unit, graph.Far) else graph.waiting(unit)
+    return own is None or not isinstance(own.on, GroupEnd)
+
+
+def _asleep(task: Task) -> bool:
+    """A thread that was woken and has had no processor since is still in its wait, but not asleep."""
+    unit = task.unit
+    pid, tid = task.pid, task.native_id
+    if isinstance(unit, asyncio.Task):
+        ident = graph.loop_thread(unit)
+        thread = next((each for each in threading.enumerate() if each.ident == ident), None)
+        pid, tid = os.getpid(), None if thread is None else thread.native_id
+    if pid is None or tid is None:
+        return True
+    try:
+        return proc.times(pid, tid).letter == "S"
+    except (ProcessLookupError, OSError, ValueError):  # it has just ended; or there is no /proc
+        return sys.platform != "linux"
+
+
+def _idle(loop: Any) -> bool:
+    """Has this loop nothing that could call back: no timer, no descriptor, nothing that is due?"""
+    scheduled, ready, selector = (getattr(loop, name, None) for name in ("_scheduled", "_ready", "_selector"))
+    if scheduled is not None and ready is not None and selector is not None:
+        timers = any(not handle.cancelled() for handle in list(scheduled))
+        return not timers and not ready and len(selector.get_map() or ()) <= 1  # its own wake-up
+    if not type(loop).__module__.startswith("uvloop"):
+        return False  # it can't be looked into
+    for each in gc.get_objects():
+        kind = type(each)
+        if kind.__module__ != "uvloop.loop":
+            continue
+        name = kind.__name__
+        if name == "TimerHandle":
+            if not each.cancelled():
+                return False
+        elif name.startswith(("UV", "TCP", "UDP", "Unix", "Read", "Write")) and name not in _QUIET_UVLOOP:
+            return False
+    return True
