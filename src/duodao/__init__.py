@@ -12,23 +12,27 @@ if TYPE_CHECKING:
     from duodao.cost.advise import Profile
     from duodao.lanes.choose import measure
     from duodao.outcome import Outcome, Report
+    from duodao.pipeline.group import Group
     from duodao.pipeline.rate import Rate
+    from duodao.pipeline.restart import Restart
     from duodao.pipeline.retry import Retry
     from duodao.pipeline.sink import JsonLines
     from duodao.pipeline.source import Rejected
     from duodao.pipeline.stages import Pipeline
+    from duodao.pipeline.task import Task
     from duodao.pipeline.verbs import arun, map, run
     from duodao.telemetry import Snapshot
 
 __version__ = "0.1.0"
 __all__ = [
-    "Journal", "JsonLines", "Outcome", "Pipeline", "Profile", "Rate", "Rejected", "Report", "Retry", "arun", "map",
-    "measure", "run",
+    "Group", "Journal", "JsonLines", "Outcome", "Pipeline", "Profile", "Rate", "Rejected", "Report", "Restart", "Retry",
+    "Task", "arun", "map", "measure", "run",
 ]  # fmt: skip
 
 # Every name is loaded when it is first used (PEP 562): the guard and its workers import this package too, and start
 # 15 ms sooner without the engine.
 _HOMES = {
+    "Group": "pipeline.group",
     "Journal": "channel.journal",
     "JsonLines": "pipeline.sink",
     "Outcome": "outcome",
@@ -37,7 +41,9 @@ _HOMES = {
     "Rate": "pipeline.rate",
     "Rejected": "pipeline.source",
     "Report": "outcome",
+    "Restart": "pipeline.restart",
     "Retry": "pipeline.retry",
+    "Task": "pipeline.task",
     "arun": "pipeline.verbs",
     "map": "pipeline.verbs",
     "measure": "lanes.choose",
