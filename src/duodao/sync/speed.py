@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+__all__ = ["COMPILED", "FIELDS", "Base", "free", "hasten", "take"]
+
 COMPILED = os.environ.get("DUODAO_SPEED") != "0"
 """Are the locks the compiled ones? DUODAO_SPEED=0 in the environment keeps to Python."""
 if COMPILED:
