@@ -35,6 +35,10 @@ class Work:
 
     timeout: seconds per call from its start, None for no limit. max_memory: bytes of resident memory of one worker.
     seed: None, or the run's seed; call i runs with the random state derived from (seed, i).
+
+    Of the process lane alone: apart: the calls of a batch have nothing to do with each other. Each outcome is sent as
+    its call ends, so that no call runs twice, and what a call of 20 ms holds up comes back as lost. max_calls: how many
+    a worker runs before another takes its place.
     """
 
     function: Callable[..., Any]
@@ -47,6 +51,8 @@ class Work:
     max_memory: int | None = None
     is_async: bool = False
     wants_rng: bool = False
+    apart: bool = False
+    max_calls: int | None = None
 
 
 class Batch:

@@ -54,8 +54,15 @@ def default_workers(lane: str, inside: bool | None = None) -> int:
     return within if (nested() if inside is None else inside) else top
 
 
-def make(name: str, work: Work, workers: int | None = None, loop: asyncio.AbstractEventLoop | None = None) -> Lane:
-    """The lane of that name for that work. workers: None for the lane's default.
+def make(
+    name: str,
+    work: Work,
+    workers: int | None = None,
+    loop: asyncio.AbstractEventLoop | None = None,
+    idle: float | None = None,
+) -> Lane:
+    """The lane of that name for that work. workers: None for the lane's default. idle: seconds until a thread or
+    process without work is let go, None for as long as the lane is open.
 
     Raises UsageError for a name that doesn't exist, and for a lane that can't run such a function; it says which can.
     """
@@ -71,10 +78,16 @@ def make(name: str, work: Work, workers: int | None = None, loop: asyncio.Abstra
         )
     if name == "auto":
         return Auto(work, workers, loop)
-    return _fixed(name, work, workers or default_workers(name), loop)
+    return _fixed(name, work, workers or default_workers(name), loop, idle)
 
 
-def _fixed(name: str, work: Work, workers: int, loop: asyncio.AbstractEventLoop | None = None) -> Lane:
+def _fixed(
+    name: str,
+    work: Work,
+    workers: int,
+    loop: asyncio.AbstractEventLoop | None = None,
+    idle: float | None = None,
+) -> Lane:
     if name == "inline":
         from duodao.lanes.inline import Inline
 
@@ -82,14 +95,14 @@ def _fixed(name: str, work: Work, workers: int, loop: asyncio.AbstractEventLoop 
     if name == "thread":
         from duodao.lanes.thread import Threads
 
-        return Threads(work, workers)
+        return Threads(work, workers, idle=idle)
     if name == "process":
         from duodao.children import guard
 
         guard.ensure()  # it starts while this process imports the lane
         from duodao.lanes.process import Processes
 
-        return Processes(work, workers)
+        return Processes(work, workers, idle=idle)
     from duodao.lanes.coroutine import Coroutines
 
     return Coroutines(work, workers, loop=loop)

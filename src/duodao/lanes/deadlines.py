@@ -6,14 +6,19 @@ import os
 from collections.abc import Sequence
 from time import monotonic
 
+from duodao.lanes import wire
 from duodao.lanes.base import Work
 from duodao.lanes.link import Link
 
+HANDSHAKE = 2.0
+"""Seconds that an idle worker has, whatever the grace, to close what `setup=` opened."""
 _SAMPLED = 0.05
 """Seconds between looks at the memory of workers that run an item, where max_memory is set."""
 
 
-def due(links: Sequence[Link], work: Work, closing: float | None, again: float | None) -> float | None:
+def due(
+    links: Sequence[Link], work: Work, closing: float | None, again: float | None, idle: float | None = None
+) -> float | None:
     """When the lane has to look though nothing arrives; None when it needn't.
 
     A worker that is in no item now can't exceed its time-out sooner than one that begins now.
@@ -25,6 +30,8 @@ def due(links: Sequence[Link], work: Work, closing: float | None, again: float |
         when = [each for each in when if each > now]  # what is past was acted on: its death is awaited
     if again is not None:
         when.append(again)
+    if idle is not None:
+        when += [link.rested + idle for link in links if not link.leases and link.ending is None]
     busy = [link for link in links if link.leases and link.killed is None]
     if busy and work.max_memory is not None:
         when.append(now + _SAMPLED)
@@ -49,6 +56,34 @@ def enforce(links: Sequence[Link], work: Work) -> None:
             link.kill("timeout", seq, item)
         elif work.max_memory is not None and resident(link) > work.max_memory:
             link.kill("memory", seq, item)
+
+
+def rest(links: Sequence[Link], idle: float | None) -> None:
+    """Let go the workers that had nothing to do for `idle` seconds: they stay warm for other runs a little longer."""
+    if idle is None:
+        return
+    now = monotonic()
+    for link in links:
+        if link.ending is not None:
+            if now >= link.ending:
+                link.kill("close")
+        elif not link.leases and now - link.rested >= idle:
+            _end(link, now + HANDSHAKE)
+
+
+def wind_up(links: Sequence[Link], closing: float) -> None:
+    """One step of closing: idle workers are let go, busy ones killed when their time is over."""
+    now = monotonic()
+    for link in links:
+        if link.ending is None and not link.leases:
+            _end(link, max(closing, now + HANDSHAKE))
+        elif now >= (closing if link.ending is None else link.ending):
+            link.kill("close")
+
+
+def _end(link: Link, until: float) -> None:
+    link.ending = until
+    link.write(wire.parts(wire.END))
 
 
 def resident(link: Link) -> int:

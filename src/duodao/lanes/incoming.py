@@ -56,6 +56,8 @@ class Incoming:
             self._host.end(error)
         elif kind == wire.REPLACE:
             link.retiring = True
+        elif kind == wire.RETURNED:
+            verdict.returned(link.leases[0], frame.number)
         else:
             self._host.idle(link, *frame.meta)
 

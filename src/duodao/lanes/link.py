@@ -12,6 +12,7 @@ import os
 import termios
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from duodao import arena
@@ -54,6 +55,19 @@ class Lease:
         self.parts = parts
         self.size = sum(map(len, parts))
         self.piece = piece
+
+    def discard(self) -> None:
+        """Free its large inputs: no worker will look at them."""
+        if self.piece is not None:
+            arena.get().free(self.piece)
+            self.piece = None
+
+    def give_back(self, count: int) -> Sequence[int]:
+        """The last `count` will not be run by this worker: their positions."""
+        self.count -= count
+        back = self.places(self.count, count)
+        self.positions = self.places(0, self.count)
+        return back
 
     def places(self, first: int, count: int) -> Sequence[int]:
         """The positions in the batch of the sent items from `first` on."""
@@ -103,6 +117,7 @@ class Link:
         self.killed: tuple[str, int, int] | None = None
         self.retiring = False
         self.at_end = False
+        self.rested = monotonic()
         self.kept: set[int] = set()
         self._torn = False
 
@@ -262,7 +277,7 @@ def share(links: Sequence[Link]) -> bool:
 
     It tells nothing once it has read, and may have been stopped in the middle: the lane asks again by the clock.
     """
-    idle = [link for link in links if not link.leases and link.ending is None]
+    idle = [link for link in links if not link.leases and link.ending is None and not link.retiring]
     settled = True
     for victim in sorted(links, key=lambda link: -len(link.leases)) if idle else ():
         if len(victim.leases) < 2 or not idle:

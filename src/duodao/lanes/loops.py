@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
@@ -56,7 +57,7 @@ class Job:
     """A batch in the worker. The loops append to `out` last, so whoever sees n outcomes finds their errors and
     times."""
 
-    __slots__ = ("began", "each", "errors", "itemised", "out", "sent", "seq", "told", "views")
+    __slots__ = ("began", "each", "errors", "itemised", "out", "rest", "sent", "seq", "told", "views")
 
     def __init__(self, seq: int, itemised: bool) -> None:
         self.seq = seq
@@ -68,6 +69,7 @@ class Job:
         self.began = monotonic()
         self.told = 0.0  # seconds of it that were reported
         self.views: Any = None
+        self.rest: deque[Any] | None = None  # what is not begun, where another thread may take it away
 
 
 def run_fast(call: Callable[[Any], Any], items: Iterable[Any], job: Job) -> None:
@@ -120,6 +122,31 @@ def run_careful(
     return True
 
 
+def run_apart(
+    call: Callable[[Any], Any], items: Iterable[Any], job: Job, slot: Slot, flush: Callable[[Job], None]
+) -> None:
+    """Every item, noted, and each outcome sent before the next call begins; `job.rest` may be emptied meanwhile."""
+    out, seq = job.out, job.seq
+    rest = job.rest = deque(items)
+    index = 0
+    while True:
+        try:
+            item = rest.popleft()
+        except IndexError:
+            return
+        slot.note(seq, index)
+        try:
+            value = call(item)
+        except BaseException as error:
+            job.errors[index] = dump_error(contain(error))
+            value = None
+        out.append(value)
+        del item, value
+        if rest:
+            flush(job)
+        index += 1
+
+
 class Flusher:
     """A thread that sends what a batch has done so far, when it has been running for PROMPT.
 
@@ -156,7 +183,7 @@ class Flusher:
                     self._bell.get(timeout=PROMPT)
                 job = self._job
                 if job is not None:
-                    if len(job.out) > job.sent and monotonic() - job.began >= PROMPT:
+                    if (job.rest or len(job.out) > job.sent) and monotonic() - job.began >= PROMPT:
                         self._flush(job)
                     continue
                 self._parked = True

@@ -26,9 +26,8 @@ from collections import deque
 from time import monotonic
 from typing import Any
 
-from duodao import arena
 from duodao.errors import Broken, Closed, DuodaoError, NotPicklable
-from duodao.lanes import deadlines, verdict, wire
+from duodao.lanes import deadlines, verdict
 from duodao.lanes.base import Batch, Deliver, Result, Work
 from duodao.lanes.fleet import FLEET
 from duodao.lanes.incoming import Incoming
@@ -37,24 +36,24 @@ from duodao.lanes.link import Lease, Link, share
 
 BARREN = 3
 """So many workers in a row may die before their first item, or outside of any, until the run ends."""
-_HANDSHAKE = 2.0
-"""Seconds that an idle worker has, whatever the grace, to close what `setup=` opened."""
 _SOON = 0.002
 """Seconds until a worker that was reading is asked again."""
 _BUFFER = 256 << 10
 
 
 class Processes:
-    """Calls run in up to `workers` processes."""
+    """Calls run in up to `workers` processes. idle: seconds until one without work is let go, None for as long as the
+    lane is open."""
 
     name = "process"
     target = 0.020
     depth = 2
     singly = False
 
-    def __init__(self, work: Work, workers: int, **_: Any) -> None:
+    def __init__(self, work: Work, workers: int, idle: float | None = None, **_: Any) -> None:
         self.workers = self._limit = workers
         self._work = work
+        self._idle = idle
         self._launch: Launch | None = None
         self._lock = threading.Lock()
         self._links: list[Link] = []
@@ -125,7 +124,7 @@ class Processes:
                 if any(lease.cancelled for lease in link.leases):
                     for lease in link.take_back() or ():
                         if lease.cancelled:
-                            self._discard(lease)
+                            lease.discard()
                         else:
                             link.lease(lease)
 
@@ -147,8 +146,9 @@ class Processes:
 
     def _choose(self) -> Link:
         """An idle worker, else a new one, else the one with the fewest batches."""
-        best = min(self._links, key=lambda link: len(link.leases), default=None)
-        if best is not None and (not best.leases or len(self._links) >= self._limit):
+        open_ = [link for link in self._links if link.ending is None and not link.retiring]
+        best = min(open_, key=lambda link: len(link.leases), default=None)
+        if best is not None and (not best.leases or len(open_) >= self._limit):
             return best
         assert self._launch is not None
         link = FLEET.take(self._launch.home)
@@ -199,19 +199,13 @@ class Processes:
 
     def _drop(self, lease: Lease, fatal: BaseException | None) -> None:
         """A lease that no worker has any more: the rest of it is lost, or the run is over."""
-        self._discard(lease)
+        lease.discard()
         if lease.cancelled:
             return
         if fatal is not None:
             lease.deliver(Result(lease.batch, [], fatal=fatal))
         elif lease.done < lease.count:
             verdict.lost(lease)
-
-    @staticmethod
-    def _discard(lease: Lease) -> None:
-        if lease.piece is not None:
-            arena.get().free(lease.piece)
-            lease.piece = None
 
     def _ensure_thread(self) -> None:
         if self._thread is None:
@@ -248,6 +242,7 @@ class Processes:
                     self._bury(self._ended.popleft())
                 with self._lock:
                     deadlines.enforce(self._links, self._work)
+                    deadlines.rest(self._links, self._idle)
                     self._share()
                 if self._closing is not None and self._wind_up():
                     return
@@ -281,7 +276,7 @@ class Processes:
         for fd in writers:
             poller.register(fd, select.POLLOUT)
         with self._lock:
-            due = deadlines.due(self._links, self._work, self._closing, self._again)
+            due = deadlines.due(self._links, self._work, self._closing, self._again, self._idle)
         return poller.poll(None if due is None else min(max(0.0, (due - monotonic()) * 1000 + 1), 3_600_000))
 
     def _read(self, link: Link) -> bool:
@@ -301,7 +296,8 @@ class Processes:
     def finished(self, link: Link) -> None:
         """The worker has ended its oldest batch."""
         with self._lock:
-            self._discard(link.leases.popleft())
+            link.leases.popleft().discard()
+            link.rested = monotonic()
 
     def _share(self) -> None:
         """Give idle workers what waits behind others' calls. One that is reading is asked again, ever less often."""
@@ -385,15 +381,16 @@ class Processes:
     def _wind_up(self) -> bool:
         """One step of closing; True when nothing is left."""
         assert self._closing is not None
-        now = monotonic()
         with self._lock:
-            for link in self._links:
-                if link.ending is None and not link.leases:
-                    link.ending = max(self._closing, now + _HANDSHAKE)
-                    link.write(wire.parts(wire.END))
-                elif now >= (self._closing if link.ending is None else link.ending):
-                    link.kill("close")
+            deadlines.wind_up(self._links, self._closing)
             return not self._links and not self._ended
+
+    def at_work(self, batch: Batch | None = None) -> list[int]:
+        """The processes that are in calls; with `batch`, the one that is in it, where there is one."""
+        with self._lock:
+            busy = [link for link in self._links if link.leases and link.child is not None]
+            inside = [link for link in busy if batch is not None and link.leases[0].batch is batch]
+            return [link.child.pid for link in inside or busy if link.child is not None]
 
     def _release_common(self) -> None:
         if self._launch is not None:

@@ -27,6 +27,7 @@ class Stint:
         self.pace = FAST  # the first batch is a careful one
         self.looked = 0.0
         self.told = False  # that it is ready
+        self.calls = 0
         self._common: dict[str, Any] = {}
         self._views: payload.Views | None = None
         self._close: Callable[[], object] | None = None

@@ -49,6 +49,7 @@ class Threads:
     """Calls on up to `workers` daemon threads.
 
     Calls see the context variables as they were when the lane was made; each thread has its own copy.
+    idle: seconds until a thread without work ends, None for as long as the lane is open.
     """
 
     name = "thread"
@@ -56,9 +57,10 @@ class Threads:
     depth = 2
     singly = False
 
-    def __init__(self, work: Work, workers: int, **_: Any) -> None:
+    def __init__(self, work: Work, workers: int, idle: float | None = None, **_: Any) -> None:
         self.workers = workers
         self._work = work
+        self._rest = idle
         self._context = copy_context()
         self._lock = threading.Lock()
         self._closed = False
@@ -198,6 +200,18 @@ class Threads:
                     run.inside += 1
                     return run
             self._idle += 1
+        return self._await_run()
+
+    def _await_run(self) -> Run | None:
+        """What this idle thread is given; None: it must end."""
+        if self._rest is None:
+            return self._inbox.get()
+        with contextlib.suppress(queue.Empty):
+            return self._inbox.get(timeout=self._rest)
+        with self._lock:
+            if self._idle:  # so many runs fewer than idle threads were put
+                self._idle -= 1
+                return None
         return self._inbox.get()
 
     def _serve(self, worker: _Worker, run: Run) -> bool:

@@ -94,6 +94,14 @@ def lost(lease: Lease, first: int | None = None, count: int | None = None) -> No
         lease.deliver(Result(lease.batch, [None] * count, positions=lease.places(first, count), errors=errors))
 
 
+def returned(lease: Lease, count: int) -> None:
+    """The worker gives back the last `count`, which wait behind a call that takes long."""
+    back = lease.give_back(count)
+    if not lease.cancelled:
+        errors = {at: Failure(None, "lost") for at in range(count)}
+        lease.deliver(Result(lease.batch, [None] * count, positions=back, errors=errors))
+
+
 def culprit(link: Link, leases: list[Lease], work: Work) -> bool:
     """After a death: deliver what was before the item it was inside of, as lost, and that item with its error.
 

@@ -29,7 +29,7 @@ HEAD = struct.Struct("<BBxxIIIQd")
 # To the worker.
 RUN, BATCH, OUTBOX, END = 1, 2, 3, 4
 # From the worker.
-READY, PART, UNREAD, UNLOADED, FATAL, REPLACE, OUTPUT, LOG, ENDED = 10, 11, 12, 13, 14, 15, 16, 17, 18
+READY, PART, UNREAD, UNLOADED, FATAL, REPLACE, OUTPUT, LOG, ENDED, RETURNED = range(10, 20)
 
 ITEMISED = 1
 """Flag: the body is a list of pickles, one per item, so that one bad item harms no other and a death names it."""

@@ -26,9 +26,10 @@ from typing import Any
 from duodao import arena
 from duodao.errors import SetupFailed
 from duodao.lanes import payload, wire
+from duodao.lanes.base import PROMPT
 from duodao.lanes.fleet import changed, is_own
 from duodao.lanes.forward import LineStream, LogHandler, apply_levels
-from duodao.lanes.loops import FAST, Flusher, Job, Slot, run_careful, run_fast
+from duodao.lanes.loops import FAST, Flusher, Job, Slot, run_apart, run_careful, run_fast
 from duodao.lanes.stint import Stint, unread
 from duodao.lanes.wire import CAREFUL, ITEMISED, LAST, Frame, Raised, dump_error, dumps
 
@@ -52,7 +53,7 @@ class _Worker:
         self._slot = Slot(arena.get().view(slot, arena.SLOT))
         self._writing = threading.Lock()
         self._flushing = threading.Lock()
-        self._flusher = Flusher(self._flush)
+        self._flusher = Flusher(self._look)
         self._born = _wall_ns()
         self._page = os.sysconf("SC_PAGE_SIZE")
         self._kept: list[payload.Views] = []
@@ -187,14 +188,18 @@ class _Worker:
             self._flusher.begin(job)
         whole = True
         began = monotonic()
-        if careful:
+        if run.work.apart:
+            run_apart(call, items, job, self._slot, self._flush)
+            run.calls += len(job.out)
+            whole = run.work.max_calls is None or run.calls < run.work.max_calls
+        elif careful:
             whole = run_careful(call, items, job, self._slot, self._flush, self._full if run.work.max_memory else None)
         else:
             run_fast(call, items, job)
         run.pace = (monotonic() - began) / count
         self._flusher.end()
         del items, call
-        self._flush(job, last=whole)
+        self._flush(job, last=whole or run.work.apart)
         self._slot.idle()
         if not whole:
             self._send(wire.REPLACE, job.seq)
@@ -209,6 +214,20 @@ class _Worker:
         else:
             self._send(wire.UNREAD, job.seq)
         self._slot.idle()
+
+    def _look(self, job: Job) -> None:
+        """The batch runs long: send what is done, or give back what its present call holds up."""
+        if job.rest is None:
+            self._flush(job)
+        elif monotonic() - self._slot.read()[2] >= PROMPT:
+            with self._flushing:
+                held = 0
+                with contextlib.suppress(IndexError):
+                    while True:
+                        job.rest.pop()
+                        held += 1
+                if held:
+                    self._send(wire.RETURNED, job.seq, count=held)
 
     def _flush(self, job: Job, last: bool = False) -> None:
         """Send what is done and was not sent yet. Called by the loops and by the flusher's thread."""
