@@ -8,13 +8,27 @@ if TYPE_CHECKING:
 
     from duodao.sync.lock import Lock, RLock
     from duodao.sync.lot import Statistics
+    from duodao.sync.order import LockOrderWarning
+    from duodao.sync.several import locks
+    from duodao.sync.signal import Barrier, BoundedSemaphore, BrokenBarrierError, Condition, Event, Semaphore
 
-__all__ = ["Lock", "RLock", "Statistics"]
+__all__ = [
+    "Barrier", "BoundedSemaphore", "BrokenBarrierError", "Condition", "Event", "Lock", "LockOrderWarning", "RLock",
+    "Semaphore", "Statistics", "locks",
+]  # fmt: skip
 
 _HOMES = {
+    "Barrier": "signal",
+    "BoundedSemaphore": "signal",
+    "BrokenBarrierError": "signal",
+    "Condition": "signal",
+    "Event": "signal",
     "Lock": "lock",
+    "LockOrderWarning": "order",
     "RLock": "lock",
+    "Semaphore": "signal",
     "Statistics": "lot",
+    "locks": "several",
 }
 
 

@@ -4,8 +4,8 @@
     async with lock: ...      a task holds it; its loop goes on while it waits
 
 The C type `_thread.RLock` underneath keeps who holds it, at the cost of a native call: an uncontended `with` has two
-Python frames and no bookkeeping. A task that holds does so in the name of its loop's thread, and `_holder` says which
-task; so what matters to threads (is it free?) is one atomic step of C.
+Python frames and no bookkeeping; where `_speed.c` was compiled it has none (speed.py). A task that holds does so in the
+name of its loop's thread, and `_holder` says which task; so what matters to threads (is it free?) is one step of C.
 
 Two deliberate differences to `threading`: a Lock is released by its holder only, and a holder that waits for its own
 Lock without a time-out gets Deadlock at once, since nobody else could end that wait.
@@ -25,20 +25,22 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from duodao.errors import Deadlock, OwnerDied
-from duodao.sync import ends, graph, lot
+from duodao.sync import ends, graph, lot, speed
+from duodao.sync.named import Named, site
 from duodao.sync.units import current_task
 
 _OWNER = re.compile(r"owner=(\d+)")
 _numbers = itertools.count(1)
-_repr = _thread.RLock.__repr__
+_repr = speed.Base.__repr__
 
 
-class _Held(_thread.RLock):
+class _Held(Named, speed.Base):
     """What Lock and RLock share: a C lock that knows its thread, a lot, and the task that holds it, if one does."""
 
-    __slots__ = ("_holder", "_last", "_name", "_number", "_parked", "_site")
-    _take = _thread.RLock.acquire
-    _free = _thread.RLock.release
+    __slots__ = ("_last", "_name", "_number", "_site", *speed.FIELDS)
+    _take = speed.take
+    _free = speed.free
+    _again = False
     _kind = "Lock"
 
     def __init__(self, *, name: str | None = None, shared: bool = False) -> None:
@@ -46,18 +48,7 @@ class _Held(_thread.RLock):
         self._parked: lot.Parked = deque()
         self._holder: asyncio.Task[Any] | None = None
         self._number = next(_numbers)
-        self._site = lot.site(sys._getframe(1))
-        self._name = name
-
-    @property
-    def name(self) -> str:
-        """As given, else where it was made: "app.py:12"."""
-        if self._name is None:
-            return lot.place(self._site)
-        return self._name
-
-    @name.setter
-    def name(self, name: str) -> None:
+        self._site = site(sys._getframe(1))
         self._name = name
 
     def __repr__(self) -> str:
@@ -147,7 +138,7 @@ class _Held(_thread.RLock):
             if self._parked:
                 lot.wake(self._parked)
         except BaseException as failure:
-            self._unfinished(failure, None)
+            self._unfinished(failure)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -157,14 +148,13 @@ class _Held(_thread.RLock):
             if self._parked:
                 lot.wake(self._parked)
         except BaseException as failure:
-            self._unfinished(failure, error)
+            self._unfinished(failure)
 
-    def _unfinished(self, failure: BaseException, error: BaseException | None) -> None:
+    def _unfinished(self, failure: BaseException) -> None:
         """A release that failed: not the holder's, or stopped half-way by Ctrl-C: then those that wait are woken."""
         if isinstance(failure, RuntimeError):
-            if lot.is_lost(error, self):
-                return
             self._not_yours()
+            return
         lot.wake_all(self._parked)
         raise failure
 
@@ -192,9 +182,8 @@ class _Held(_thread.RLock):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._holder is not current_task() or self._holder is None:
-            if lot.is_lost(error, self):
-                return
             self._not_yours()
+            return
         self._holder = None
         self._free()
         if self._parked:
@@ -216,6 +205,7 @@ class _Held(_thread.RLock):
     def _release_task(self) -> None:
         if self._holder is None or self._holder is not current_task():
             self._not_yours()
+            return
         self._let_go()
 
     def _let_go(self) -> None:
@@ -236,7 +226,7 @@ class _Held(_thread.RLock):
                 return False
             self._last = graph.name_of(owner)
             self._holder = None
-            self._at_fork_reinit()  # type: ignore[attr-defined]  # makes it free, whoever held it
+            self._at_fork_reinit()  # makes it free, whoever held it
             return self._take(False)
 
     def _inherit(self) -> OwnerDied:
@@ -255,7 +245,10 @@ class _Held(_thread.RLock):
         why = "it holds it already" if owner == who else "only the thread that waits could let its holder go on"
         raise Deadlock(f"{line}: {why}", (line,), ((line, graph.stack_of(who)),))
 
-    def _not_yours(self) -> NoReturn:
+    def _not_yours(self) -> None:
+        """Refuse a release; not while the error unwinds with which a Condition lost the lock: that is the news."""
+        if lot.is_lost(sys.exc_info()[1], self):
+            return
         owner, who = self._owner(), graph.name_of(graph.unit())
         if owner is None:
             raise RuntimeError(f"{self.describe()} can't be released by {who}: nobody holds it") from None
@@ -267,7 +260,7 @@ class _Held(_thread.RLock):
         if not self._is_owned() or (self._holder is not None and self._holder is not graph.unit()):
             self._not_yours()
         holder, self._holder = self._holder, None
-        state = super()._release_save()  # type: ignore[misc]
+        state = super()._release_save()
         if self._parked:
             lot.wake(self._parked)
         return holder, state
@@ -328,6 +321,7 @@ class RLock(_Held):
     """
 
     _kind = "RLock"
+    _again = True
     __slots__ = ()
 
     def __new__(cls, *, name: str | None = None, shared: bool = False) -> Any:
@@ -361,8 +355,6 @@ class RLock(_Held):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if lot.is_lost(error, self):
-            return
         self._release_task()
 
     def _let_go(self) -> None:
@@ -388,6 +380,7 @@ def _check(blocking: bool, timeout: float) -> None:
         raise OverflowError("timeout value is too large")
 
 
+speed.hasten(_Held, RLock)
 if os.environ.get("DUODAO_LOCKDEP") == "1":
     from duodao.sync import order
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import _thread
 import asyncio
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from typing import Any, TypeAlias, TypeVar
 from duodao.sync import ends, graph
 
 T = TypeVar("T")
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +36,6 @@ class Statistics:
     owner: str | None
     waiters: tuple[str, ...]
     value: int | None = None
-
-
-Site: TypeAlias = "tuple[str, int]"
-"""Where something was made: file and line."""
-
-
-def site(frame: Any) -> Site:
-    """The first frame, from this one outwards, that is not Duodao's own."""
-    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
-        frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_lineno
-
-
-def place(where: Site) -> str:
-    """As names show it: "app.py:12"."""
-    return f"{os.path.basename(where[0])}:{where[1]}"
 
 
 def lose(error: BaseException, lock: object) -> None:

@@ -1,0 +1,40 @@
+"""The name of a primitive: as given, or the place where it was made."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypeAlias
+
+Site: TypeAlias = "tuple[str, int]"
+"""Where something was made: file and line."""
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def site(frame: Any) -> Site:
+    """The first frame, from this one outwards, that is not Duodao's own."""
+    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+class Named:
+    """What has `_name` and `_site`."""
+
+    __slots__ = ()
+    _name: str | None
+    _site: Site
+
+    @property
+    def name(self) -> str:
+        """As given, else where it was made: "app.py:12"."""
+        if self._name is None:
+            return f"{os.path.basename(self._site[0])}:{self._site[1]}"
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = name
+
+    def describe(self) -> str:
+        """As messages name it: "Event 'ready'"."""
+        return f"{type(self).__name__} {self.name!r}"
