@@ -13,6 +13,9 @@ from typing import NoReturn
 
 import pytest
 
+os.environ.setdefault("DUODAO_LOCKDEP", "1")
+"""All locks of ours report inversions of their order, in the processes that tests start too; warnings are errors."""
+
 PATIENCE = 5.0
 """Seconds that ending threads and processes get. They are waited for, never slept for."""
 KEPT_THREADS = ("duodao-guard-reader", "pydevd", "IPythonHistory", "ThreadPoolExecutor-")

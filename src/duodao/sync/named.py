@@ -21,18 +21,15 @@ class Named:
     """What has `_name` and `_site`."""
 
     __slots__ = ()
-    _name: str | None
-    _site: Site
 
     @property
-    def name(self) -> str:
+    def name(self: Any) -> str:
         """As given, else where it was made: "app.py:12"."""
-        if self._name is None:
-            return f"{os.path.basename(self._site[0])}:{self._site[1]}"
-        return self._name
+        name: str | None = self._name
+        return f"{os.path.basename(self._site[0])}:{self._site[1]}" if name is None else name
 
     @name.setter
-    def name(self, name: str) -> None:
+    def name(self: Any, name: str) -> None:
         self._name = name
 
     def describe(self) -> str:

@@ -54,8 +54,8 @@ class Order:
 
     def __init__(self) -> None:
         self._edges: dict[Any, dict[Any, _Edge]] = {}
-        self._held: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
-        self._held_by_threads: dict[int, list[Any]] = {}
+        self._held: weakref.WeakKeyDictionary[Any, list[weakref.ref[Any]]] = weakref.WeakKeyDictionary()
+        self._held_by_threads: dict[int, list[weakref.ref[Any]]] = {}
         self._said: set[frozenset[Any]] = set()
         self._guard = _thread.allocate_lock()
         if hasattr(os, "register_at_fork"):
@@ -65,7 +65,7 @@ class Order:
 
     def taking(self, lock: Any, who: graph.Unit) -> None:
         """`who` is about to wait for `lock`. Warns, before anything is taken."""
-        held = self._of(who)
+        held = self._holds(who)
         if not held or any(each is lock for each in held):
             return
         for place, other in enumerate(held):
@@ -73,14 +73,14 @@ class Order:
 
     def taken(self, lock: Any, who: graph.Unit) -> None:
         """`who` has it."""
-        self._of(who).append(lock)
+        self._of(who).append(weakref.ref(lock))
 
     def released(self, lock: Any, who: graph.Unit, *, wholly: bool = False) -> int:
         """`who` gave it back, once or as often as it had it. How often that was."""
         held = self._of(who)
         count = 0
         for place in range(len(held) - 1, -1, -1):
-            if held[place] is lock:
+            if held[place]() is lock:
                 del held[place]
                 count += 1
                 if not wholly:
@@ -89,7 +89,15 @@ class Order:
             self._held_by_threads.pop(who, None)
         return count
 
-    def _of(self, who: graph.Unit) -> list[Any]:
+    def times(self, lock: Any, who: graph.Unit) -> int:
+        """How often `who` has it."""
+        return sum(each is lock for each in self._holds(who))
+
+    def _holds(self, who: graph.Unit) -> list[Any]:
+        """The first taken first. A lock that nobody knows any more is held no more."""
+        return [lock for ref in self._of(who) if (lock := ref()) is not None]
+
+    def _of(self, who: graph.Unit) -> list[weakref.ref[Any]]:
         if isinstance(who, int):
             return self._held_by_threads.setdefault(who, [])
         return self._held.setdefault(who, [])
@@ -148,7 +156,8 @@ class Order:
 
 
 def _class(lock: Any) -> Class:
-    return lock._name or lock._site
+    found: Class = lock._name or lock._site
+    return found
 
 
 def _node(first: Any, second: Any) -> tuple[Any, Any]:
@@ -252,15 +261,12 @@ def _wrap(order: Order, kind: Any) -> None:
     def restore_(self: Any, state: Any) -> None:
         order.taking(self, thread())
         restore(self, state[0])
-        again(self, state[1] - order_counts(self, thread()), thread())
+        again(self, state[1] - order.times(self, thread()), thread())
 
     @functools.wraps(arestore)
     async def arestore_(self: Any, state: Any) -> None:
         await arestore(self, state[0])
-        again(self, state[1] - order_counts(self, graph.unit()), graph.unit())
-
-    def order_counts(self: Any, who: graph.Unit) -> int:
-        return sum(each is self for each in order._of(who))
+        again(self, state[1] - order.times(self, graph.unit()), graph.unit())
 
     for name, method in (
         ("acquire", acquire_), ("release", release_), ("__enter__", enter_), ("__exit__", exit__),
