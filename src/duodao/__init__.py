@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from duodao import errors as errors
+    from duodao.channel.base import Queue
     from duodao.channel.journal import Journal
     from duodao.cost.advise import Profile
     from duodao.lanes.choose import measure
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Group", "Journal", "JsonLines", "Outcome", "Pipeline", "Profile", "Rate", "Rejected", "Report", "Restart", "Retry",
-    "Task", "arun", "map", "measure", "run",
+    "Group", "Journal", "JsonLines", "Outcome", "Pipeline", "Profile", "Queue", "Rate", "Rejected", "Report", "Restart",
+    "Retry", "Task", "arun", "map", "measure", "run",
 ]  # fmt: skip
 
 # Every name is loaded when it is first used (PEP 562): the guard and its workers import this package too, and start
@@ -38,6 +39,7 @@ _HOMES = {
     "Outcome": "outcome",
     "Pipeline": "pipeline.stages",
     "Profile": "cost.advise",
+    "Queue": "channel.base",
     "Rate": "pipeline.rate",
     "Rejected": "pipeline.source",
     "Report": "outcome",

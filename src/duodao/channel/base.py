@@ -123,10 +123,11 @@ class QueueStatistics:
 class Queue(Generic[T]):
     """A queue with the methods and exceptions of queue.Queue, over memory, shared memory, a pipe, a socket or a file.
 
-    maxsize: items it holds at most; 0 or less is without bound, in memory only. order: "fifo", "lifo", or "priority"
-    (lowest first, ties by arrival: `(2, anything)`, or what compares with `<`). via: "memory" for threads and tasks of
-    this process; "shared" (shared memory) and "pipe" for this machine's processes of ours; "unix:PATH" and
-    "tcp://HOST:PORT" for any process; "file:PATH" outlives them all. name: for messages and statistics.
+    maxsize: items it holds at most; 0 or less is without bound, in memory only. order: "fifo", "lifo", or "priority":
+    lowest first, ties by arrival, where a pair `(2, anything)` counts by its first half and any other item as it is
+    (channel/order.py). via: "memory" for threads and tasks of this process; "shared" (shared memory) and "pipe" for
+    this machine's processes of ours; "unix:PATH" and "tcp://HOST:PORT" for any process; "file:PATH" outlives them all.
+    name: for messages and statistics.
 
     `for item in queue` ends when the queue was shut down and all items were read. `with Queue(...) as queue` closes it.
     Wrong options raise UsageError. Source: M10, M11, M13, M22, M25.
