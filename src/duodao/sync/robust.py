@@ -57,14 +57,9 @@ class _Native:
                 "Use those of one process, or a queue with via='pipe' or via='unix:PATH'"
             )
         quick, slow = ctypes.PyDLL(None), ctypes.CDLL(None, use_errno=True)
-        pointer = [ctypes.c_void_p]
-        self.trylock, self.unlock, self.consistent = (
-            quick.pthread_mutex_trylock,
-            quick.pthread_mutex_unlock,
-            quick.pthread_mutex_consistent,
-        )
-        for function in (self.trylock, self.unlock, self.consistent):
-            function.argtypes = pointer
+        # Without argtypes, and called with what `byref` gives, which is what ctypes converts fastest.
+        self.trylock, self.unlock = quick.pthread_mutex_trylock, quick.pthread_mutex_unlock
+        self.consistent = quick.pthread_mutex_consistent
         self.initialize = quick.pthread_mutex_init
         self.initialize.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
         self._unlock_at: Any = ctypes.cast(self.unlock, ctypes.c_void_p).value
@@ -99,6 +94,13 @@ class _Native:
         """An `__exit__` that unlocks. told: gets 0 or an errno, afterwards; the fastest is a method in C."""
         function: Any = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._unlock_at)
         function.argtypes = [ctypes.c_void_p, _Ignored, _Ignored, _Ignored]
+        function.restype = told
+        return functools.partial(function, mutex)
+
+    def leaver(self, mutex: ctypes.c_void_p, told: Callable[[int], None]) -> Callable[[], None]:
+        """The same without arguments."""
+        function: Any = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._unlock_at)
+        function.argtypes = [ctypes.c_void_p]
         function.restype = told
         return functools.partial(function, mutex)
 
@@ -171,12 +173,13 @@ class Mutex:
     handler that takes it while its own thread holds it gets a RuntimeError.
     """
 
-    __slots__ = ("_held", "_native", "offset", "pointer", "words")
+    __slots__ = ("_held", "_native", "offset", "pointer", "ref", "words")
 
     def __init__(self, offset: int) -> None:
         self._native = native()
         self.offset = offset
         self.pointer = ctypes.c_void_p(address_of(offset, SIZE))
+        self.ref = ctypes.byref(ctypes.c_char.from_buffer(arena.get().view(offset, SIZE)))
         self.words = arena.get().view(offset, SIZE).cast("I")
         self._held = Held(self)
 
@@ -190,7 +193,7 @@ class Mutex:
 
     def trylock(self) -> int:
         """0 when it was free, else BUSY, DEAD (taken; its last owner died), OWN (this thread has it) or GONE."""
-        return int(self._native.trylock(self.pointer))
+        return int(self._native.trylock(self.ref))
 
     def lock(self, seconds: float) -> int:
         """As trylock, after at most `seconds`, then OVER. Waits without the GIL, deaf to signals: at most SLICE."""
@@ -198,11 +201,11 @@ class Mutex:
 
     def unlock(self) -> int:
         """0, or errno.EPERM when this thread doesn't have it."""
-        return int(self._native.unlock(self.pointer))
+        return int(self._native.unlock(self.ref))
 
     def consistent(self) -> int:
         """After DEAD: the next ones needn't be told again. 0, or errno.EINVAL when there was nothing to say."""
-        return int(self._native.consistent(self.pointer))
+        return int(self._native.consistent(self.ref))
 
     def owner(self) -> int:
         """The native thread number of who has it; 0 for nobody, also when the last owner died."""
