@@ -24,7 +24,7 @@ import itertools
 import operator
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from queue import Empty, Full
+from queue import Empty
 from time import monotonic
 from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeVar
 
@@ -244,19 +244,19 @@ class Queue(Generic[T]):
     def put_many(self, items: Iterable[T], timeout: float | None = None) -> int:
         """Put all items in their order, waiting for room as often as need be, `timeout` seconds altogether.
 
-        Other writers' items may come in between. The items are read as there is room for them; what reading them raises
-        is passed on, and those before it are in. Nothing to put is 0 at any time. Returns how many were put: all.
-        Full, ShutDown, Closed: as put; `error.put_count` is the number of items, the first ones, that were put before.
+        Other writers' items may come in between. The items are read as there is room for them. Nothing to put is 0 at
+        any time. Returns how many were put: all. Full, ShutDown, Closed: as put; what reading or putting an item raises
+        is passed on. `error.put_count` is then the number of items, the first ones, that are in the queue.
         """
         until = deadline(timeout)
         count = 0
-        for item in items:
-            try:
+        try:
+            for item in items:
                 self.put(item, timeout=left(until))
-            except (Full, Closed) as error:
-                cut_short(error, count)
-                raise
-            count += 1
+                count += 1
+        except Exception as error:
+            cut_short(error, count)
+            raise
         return count
 
     def get_many(self, n: int, timeout: float | None = None) -> list[T]:

@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence, Sized
+from itertools import repeat, starmap
 from typing import Any, ClassVar, TypeVar
 
 from duodao.channel.base import Order, Queue, QueueStatistics
@@ -151,15 +152,26 @@ class Buffer(Queue[T]):
                 n = min(n, self._maxsize - self._qsize())
             if n <= 0:
                 return 0
+            part = items if n == len(items) else items[start : start + n]
             if self._plain and not isinstance(self._store, Heap):
-                part = items if n == len(items) else items[start : start + n]
                 self.unfinished_tasks += n
                 self._store.extend(part)
             else:
-                n = 1  # each may fail on its own
-                self._put(items[start])
-                self.unfinished_tasks += 1
+                n = self._put_each(part)
             self._tell("not_empty", self._getters, n)
+        return n
+
+    def _put_each(self, items: Sequence[T]) -> int:
+        """Put them until one fails; the first one's error is raised, a later one's meets the call that begins there."""
+        put, n = self._push if self._plain else self._put, 0
+        try:
+            for item in items:
+                put(item)
+                self.unfinished_tasks += 1
+                n += 1
+        except Exception:
+            if not n:
+                raise
         return n
 
     def _take_some(self, n: int) -> list[T]:
@@ -169,10 +181,9 @@ class Buffer(Queue[T]):
             self._refuse_gets()
             get = self._pop if self._plain else self._get
             try:
-                for _ in range(min(n, self._qsize())):
-                    found.append(get())  # noqa: PERF401  # what came out before a hook fails is kept
+                found.extend(starmap(get, repeat((), min(n, self._qsize()))))
             except Exception:
-                if not found:
+                if not found:  # else: what came out before a hook failed
                     raise
             if found:
                 self._tell("not_full", self._putters, len(found))

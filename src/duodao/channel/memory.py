@@ -27,7 +27,6 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from duodao.channel.base import Awaited, at_least_one, cut_short, deadline, left
 from duodao.channel.buffer import Buffer
-from duodao.errors import Closed
 from duodao.sync import lot
 
 T = TypeVar("T")
@@ -113,7 +112,7 @@ class MemoryQueue(Buffer[T]):
                     n = offer() or self._wait(self.on_room, self._putters, offer, left(until)) or _full()
                     done += n
                     count += n
-        except (Full, Closed) as error:
+        except Exception as error:
             cut_short(error, count)
             raise
         return count
@@ -182,7 +181,7 @@ class MemoryQueue(Buffer[T]):
                     n = await lot.await_(self.on_room, self._putters, offer, left(until)) or _full()
                     done += n
                     count += n
-        except (Full, Closed) as error:
+        except Exception as error:
             cut_short(error, count)
             raise
         return count
