@@ -149,10 +149,19 @@ class MemoryQueue(Buffer[T]):
         if isinstance(items, list | tuple):
             yield tuple(items)
             return
-        iterator = iter(items)
-        while piece := tuple(islice(iterator, self._room(_PIECE))):
-            yield piece
-            self._tell_growth()
+        iterator, failure = iter(items), None
+        while failure is None:
+            piece: list[T] = []
+            try:
+                piece.extend(islice(iterator, self._room(_PIECE)))
+            except Exception as error:  # those before it are in `piece`, and put first
+                failure = error
+            if piece:
+                yield piece
+                self._tell_growth()
+            elif failure is None:
+                return
+        raise failure
 
     # ------------------------------------------------------------------------------------------- for tasks of a loop
 
