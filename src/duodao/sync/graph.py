@@ -42,7 +42,7 @@ _SPARED = 1.0
 class Wait:
     """One unit, blocked. `number` tells it from the unit's earlier waits; `doom`: the error it will raise."""
 
-    __slots__ = ("doom", "number", "on", "since", "ticket", "timed", "unit")
+    __slots__ = ("doom", "number", "on", "outer", "since", "ticket", "timed", "unit")
 
     def __init__(self, unit: Unit, on: On, *, timed: bool, ticket: Bell | None) -> None:
         self.unit = unit
@@ -52,6 +52,7 @@ class Wait:
         self.since = monotonic()
         self.number = next(_numbers)
         self.doom: BaseException | None = None
+        self.outer = _waits.get(unit)  # in which a signal handler interrupted it, to wait itself
 
 
 FAR: Elsewhere | None = None
@@ -61,7 +62,7 @@ _numbers = itertools.count(1)
 _waits: dict[Unit, Wait] = {}
 _watchers: dict[Unit, Callable[[Wait | None], object]] = {}
 _losses: dict[int, tuple[int, float]] = {}  # id of a unit -> how often it gave way, and when last
-_guard = _thread.allocate_lock()
+_guard = _thread.RLock()  # a destructor that runs inside may wait for a lock, and come here again
 _era = os.getpid()
 
 
@@ -102,20 +103,27 @@ def begin(who: Unit, on: On, *, timed: bool, ticket: Bell | None = None) -> Wait
     Raises Deadlock, and publishes nothing, when this closes a circle and the caller is the one to give way.
     """
     wait = Wait(who, on, timed=timed, ticket=ticket)
-    _waits[who] = wait
-    if _watchers and (watcher := _watchers.get(who)) is not None:
-        watcher(wait)
-    if not timed:
-        check(wait)
+    try:
+        _waits[who] = wait
+        if _watchers and (watcher := _watchers.get(who)) is not None:
+            watcher(wait)
+        if not timed:
+            check(wait)
+    except BaseException:
+        end(wait)
+        raise
     return wait
 
 
 def end(wait: Wait) -> None:
     """Withdraw a wait: its unit runs."""
     if _waits.get(wait.unit) is wait:
-        del _waits[wait.unit]
+        if wait.outer is None:
+            del _waits[wait.unit]
+        else:
+            _waits[wait.unit] = wait.outer
         if _watchers and (watcher := _watchers.get(wait.unit)) is not None:
-            watcher(None)
+            watcher(wait.outer)
 
 
 def doom(wait: Wait, error: BaseException) -> None:
@@ -158,7 +166,6 @@ def check(wait: Wait) -> None:
         victim.doom = error
         _note_loss(victim.unit)
     if victim is wait:
-        end(wait)
         raise error
     if victim.ticket is not None:
         victim.ticket.signal()

@@ -221,10 +221,11 @@ class _Held(Named, speed.Base):
         owner = self._owner()
         if owner is None or ends.lives(owner):
             return False
+        last = graph.name_of(owner)
         with _reclaiming:
             if self._owner() != owner:
                 return False
-            self._last = graph.name_of(owner)
+            self._last = last
             self._holder = None
             self._at_fork_reinit()  # makes it free, whoever held it
             return self._take(False)
@@ -366,7 +367,7 @@ class RLock(_Held):
             lot.wake(self._parked)
 
 
-_reclaiming = _thread.allocate_lock()
+_reclaiming = _thread.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reclaiming._at_fork_reinit)  # type: ignore[attr-defined]
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from typing import Any, TypeAlias, TypeVar
 from duodao.sync import ends, graph
 
 T = TypeVar("T")
+_LOOK = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,20 @@ class ThreadTicket:
         return True
 
     def wait(self, timeout: float | None) -> bool:
-        """Block until it is signalled; False after `timeout` seconds."""
-        return self._bell.acquire(True, -1 if timeout is None else min(timeout, _thread.TIMEOUT_MAX))
+        """Block until it is signalled; False after `timeout` seconds.
+
+        The main thread looks up after 50, 100, 200 ms, ...: a signal that came in the instant before it blocked is
+        seen by Python only then (the window is in C, where no lock of Python's closes it).
+        """
+        left = _thread.TIMEOUT_MAX if timeout is None else min(timeout, _thread.TIMEOUT_MAX)
+        if self.unit == threading.main_thread().ident:
+            span = _LOOK
+            while span < left:
+                if self._bell.acquire(True, span):
+                    return True
+                left -= span
+                span *= 2
+        return self._bell.acquire(True, left)
 
 
 class TaskTicket:
@@ -267,8 +281,9 @@ class _Stay:
         self.parked.appendleft(ticket)
 
     def leave(self) -> None:
-        if self.edge is not None:
-            graph.end(self.edge)
+        edge = self.edge or graph.waiting(self.ticket.unit)
+        if edge is not None and edge.ticket is self.ticket:  # published, though Ctrl-C came before it was noted here
+            graph.end(edge)
         with contextlib.suppress(ValueError):  # it was taken out by who woke it
             self.parked.remove(self.ticket)
         if self.ticket.rung and not self.used:

@@ -29,8 +29,8 @@ class Named:
         return f"{os.path.basename(self._site[0])}:{self._site[1]}" if name is None else name
 
     @name.setter
-    def name(self: Any, name: str) -> None:
-        self._name = name
+    def name(self, name: str) -> None:
+        object.__setattr__(self, "_name", name)
 
     def describe(self) -> str:
         """As messages name it: "Event 'ready'"."""
