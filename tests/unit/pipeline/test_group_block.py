@@ -371,16 +371,15 @@ def test_async_failures():
 def test_an_outer_cancellation_goes_through():
     """A task that is cancelled in its block's end cancels its tasks, and ends as cancelled."""
 
-    async def owner(inside):
+    async def owner(inside, begun):
         async with duodao.Group() as group:
             inside.append(group.start(asyncio.sleep, 1000))
+            begun.set()
 
     async def main():
-        inside = []
-        task = asyncio.create_task(owner(inside))
-        while not inside:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0.001)
+        inside, begun = [], asyncio.Event()
+        task = asyncio.create_task(owner(inside, begun))
+        await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
