@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from duodao.lanes.choose import measure
     from duodao.outcome import Outcome, Report
     from duodao.pipeline.group import Group
+    from duodao.pipeline.pool import Pool
     from duodao.pipeline.rate import Rate
     from duodao.pipeline.restart import Restart
     from duodao.pipeline.retry import Retry
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Group", "Journal", "JsonLines", "Outcome", "Pipeline", "Profile", "Queue", "Rate", "Rejected", "Report", "Restart",
-    "Retry", "Task", "arun", "map", "measure", "run",
+    "Group", "Journal", "JsonLines", "Outcome", "Pipeline", "Pool", "Profile", "Queue", "Rate", "Rejected", "Report",
+    "Restart", "Retry", "Task", "arun", "map", "measure", "run",
 ]  # fmt: skip
 
 # Every name is loaded when it is first used (PEP 562): the guard and its workers import this package too, and start
@@ -38,6 +39,7 @@ _HOMES = {
     "JsonLines": "pipeline.sink",
     "Outcome": "outcome",
     "Pipeline": "pipeline.stages",
+    "Pool": "pipeline.pool",
     "Profile": "cost.advise",
     "Queue": "channel.base",
     "Rate": "pipeline.rate",

@@ -1,0 +1,89 @@
+"""What a pool's worker process runs. It is all that is imported there, so it imports little."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import traceback
+import weakref
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+
+class Left:
+    """The value of a call that ended with SystemExit and the like, which a lane would wrap: an executor hands it on."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.text = "".join(traceback.format_exception(error))
+
+
+def apply(call: tuple[Any, tuple[Any, ...], dict[str, Any]], initializer: None = None) -> Any:
+    """One call. initializer: what was opened per worker; it has no value."""
+    del initializer
+    function, args, kwargs = call
+    try:
+        return function(*args, **kwargs)
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        return Left(error)
+
+
+class Initializer:
+    """A factory for `setup=`: calls the user's initializer in each worker, once."""
+
+    def __init__(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.function = function
+        self.args = args
+
+    def __call__(self) -> None:
+        self.function(*self.args)
+
+
+class Frozen:
+    """A function that travels by value: pickled once here, unpickled once in each worker of the pool."""
+
+    def __init__(self, key: str, blob: bytes) -> None:
+        self._key = key
+        self._blob = blob
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _thaw, (self._key, self._blob)
+
+
+class Freezer:
+    """Makes functions ready for the way. Functions that workers can import are left as they are."""
+
+    def __init__(self, dumps: Callable[[Any], bytes]) -> None:
+        self._dumps = dumps
+        self._known: weakref.WeakKeyDictionary[FunctionType, Any] = weakref.WeakKeyDictionary()
+
+    def __call__(self, function: Any) -> Any:
+        """`function`, or what unpickles to it. Raises what pickling it raises."""
+        if type(function) is not FunctionType:
+            return function
+        found = self._known.get(function)
+        if found is None:
+            found = function
+            if function.__module__ == "__main__" or "<" in function.__qualname__:
+                found = Frozen(f"{os.getpid()}-{next(_numbers)}", self._dumps(function))
+            else:
+                return function
+            self._known[function] = found
+        return found
+
+
+_numbers = itertools.count()
+_thawed: dict[str, Any] = {}
+_KEPT = 256
+
+
+def _thaw(key: str, blob: bytes) -> Any:
+    try:
+        return _thawed[key]
+    except KeyError:
+        function = _thawed[key] = pickle.loads(blob)
+    if len(_thawed) > _KEPT:
+        del _thawed[next(iter(_thawed))]
+    return function

@@ -1,0 +1,227 @@
+"""The future of a pool: `concurrent.futures`' own, but whoever waits for it is seen, and may run the call itself.
+
+    result() ── not done ──► its pool's crew: run it here (help first), or lend the waiting thread's place
+                     └─────► sync.lot: the wait is published, so a circle through it raises Deadlock
+
+Invariants:
+  1. `box` holds the call until somebody takes it out: whoever does runs it, nobody else. (`list.pop` is atomic.)
+  2. Everything that ends the future wakes `parked` afterwards; a waiter parks before it looks.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from duodao.lanes.foreign import set_traceback
+from duodao.sync import lot
+
+if TYPE_CHECKING:
+    from duodao.sync.graph import Unit
+
+_LOG = logging.getLogger("concurrent.futures")  # where users of executors look
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class Home(Protocol):
+    """What a future asks of the pool that made it. made_in: None, or in a forked copy the process it was made in."""
+
+    made_in: int | None
+
+    def orphaned(self) -> BaseException:
+        """The error of whoever waits in a forked copy."""
+        ...
+
+    def attend(self, future: Future, timeout: float | None) -> None:
+        """Let the calling thread wait until the future is done, or `timeout` seconds."""
+        ...
+
+    def resolvers(self, future: Future) -> Sequence[Unit] | None:
+        """The units any one of which could bring the future on; None when anyone could."""
+        ...
+
+    def later(self, function: Callable[[Any], object], future: Future) -> bool:
+        """Take over a callback that must not run in the present thread; False: it may."""
+        ...
+
+    def installed(self, waiter: object) -> None:
+        """The calling thread is about to wait by `concurrent.futures.wait` or `as_completed`."""
+        ...
+
+    def removed(self, waiter: object) -> None:
+        """It waits no longer."""
+        ...
+
+
+class Future(concurrent.futures.Future[Any]):
+    """What became of a call, or will. All of `concurrent.futures.Future`, of which it is one.
+
+    `result()` and `exception()` raise Deadlock where they would wait in a circle: the call, or the worker it needs,
+    waits for something that the waiting thread holds. With a time-out they never do. Source: M30, M31.
+    """
+
+    parked: lot.Parked | None = None
+
+    def __init__(self, home: Home | None = None, call: Call | None = None) -> None:
+        super().__init__()
+        self.home = home
+        self.box: list[Call] = [] if call is None else [call]
+        self.by: Unit | None = None  # who runs it
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The call's value. timeout: seconds, None for as long as it takes.
+
+        Raises what the call raised; CancelledError; TimeoutError after `timeout` seconds; Deadlock in a circle.
+        """
+        try:
+            if not self.done():
+                self._attend(timeout)
+            return super().result(0)
+        finally:
+            del self  # the error's traceback holds this frame: without this they would be a cycle
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The call's error, None when it succeeded. As `result` otherwise."""
+        if not self.done():
+            self._attend(timeout)
+        return super().exception(0)
+
+    def _attend(self, timeout: float | None) -> None:
+        if self.home is None:
+            self.park(timeout)
+        elif self.home.made_in is not None:
+            raise self.home.orphaned()
+        else:
+            self.home.attend(self, timeout)
+
+    def park(self, timeout: float | None) -> None:
+        """Block the calling thread until it is done, or for `timeout` seconds. Raises Deadlock in a circle."""
+        parked = self.__dict__.setdefault("parked", deque())  # atomic: two that come at once get the same
+        lot.wait(Ending(self), parked, self.done, timeout)
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    def run(self, by: Unit) -> None:
+        """Run the call here, unless it was taken, or cancelled, before."""
+        try:
+            function, args, kwargs = self.box.pop()
+        except IndexError:
+            return
+        if not self.set_running_or_notify_cancel():
+            return
+        self.by = by
+        try:
+            value = function(*args, **kwargs)
+        except BaseException as error:
+            trace = error.__traceback__
+            set_traceback(error, None if trace is None else trace.tb_next)  # without this frame, which holds the future
+            del function, args, kwargs, trace
+            self.set_exception(error)
+        else:
+            del function, args, kwargs
+            self.set_result(value)
+        finally:
+            del self
+
+    def set_result(self, result: Any) -> None:
+        """For executors and tests, as the standard library's."""
+        super().set_result(result)
+        if self.parked:
+            lot.wake_all(self.parked)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """For executors and tests, as the standard library's."""
+        super().set_exception(exception)
+        if self.parked:
+            lot.wake_all(self.parked)
+
+    def cancel(self) -> bool:
+        """Don't run the call. False when it runs already, or is done."""
+        done = super().cancel()
+        if done and self.parked:
+            lot.wake_all(self.parked)
+        return done
+
+    def withdraw(self, error: BaseException | None = None) -> None:
+        """It is out of the queue and will not run: it ends with this error, or cancelled."""
+        try:
+            self.box.pop()
+        except IndexError:  # somebody runs it
+            return
+        if error is None:
+            self.cancel()
+        if self.set_running_or_notify_cancel() and error is not None:
+            self.set_exception(error)
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        """Call `fn(future)` when it is done, at once if it is; in the process that submitted the call.
+
+        A callback that raises is logged, the others are called all the same.
+        """
+        super().add_done_callback(fn if self.home is None else _Callback(fn, self.home))
+
+
+class _Callback:
+    """A callback that keeps off the threads a pool needs for itself."""
+
+    __slots__ = ("_function", "_home")
+
+    def __init__(self, function: Callable[[Any], object], home: Home) -> None:
+        self._function = function
+        self._home = home
+
+    def __call__(self, future: Any) -> None:
+        if not self._home.later(self._function, future):
+            self._function(future)
+
+
+def call_back(function: Callable[[Any], object], future: Future) -> None:
+    """Call it as `concurrent.futures` does: what it raises is logged."""
+    try:
+        function(future)
+    except Exception:
+        _LOG.exception("exception calling callback for %r", future)
+
+
+class Waiters(list[Any]):
+    """A future's list of the waiters of `concurrent.futures.wait` and `as_completed`: the pool is told of them."""
+
+    __slots__ = ("_box", "_home")
+
+    def __init__(self, home: Home, box: list[Call]) -> None:
+        super().__init__()
+        self._home = home
+        self._box = box
+
+    def append(self, waiter: Any) -> None:
+        if self._box:  # not begun: it needs a worker, and the one that waits may be the last
+            self._home.installed(waiter)
+        super().append(waiter)
+
+    def remove(self, waiter: Any) -> None:
+        super().remove(waiter)
+        self._home.removed(waiter)
+
+
+class Ending:
+    """A future's end, as something that is waited for."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: Future) -> None:
+        self._future = future
+
+    def resolvers(self) -> Sequence[Unit] | None:
+        future = self._future
+        if future.by is not None:
+            return (future.by,)
+        return None if future.home is None else future.home.resolvers(future)
+
+    def describe(self) -> str:
+        return f"the result of {self._future!r}"
