@@ -59,9 +59,14 @@ class MemoryQueue(Buffer[T]):
                 self._acquire()
                 if self._getters:
                     lot.wake(self._getters)
-                if len(self._source) < self._limit:
+                size = len(self._source)
+                if size < self._limit:
                     self.unfinished_tasks += 1
-                    self._push(item)
+                    try:
+                        self._push(item)
+                    except BaseException:  # a priority that can't be compared: it isn't in; or a handler's: it is
+                        self.unfinished_tasks -= len(self._source) == size
+                        raise
                     return
             finally:
                 try:  # noqa: SIM105  # a call too many
