@@ -11,6 +11,7 @@ pipe by then is read first, since it may be the result.
 from __future__ import annotations
 
 import contextlib
+import logging
 import marshal
 import os
 import pickle
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from duodao.children.child import Child
 
 _BUFFER = 1 << 18
+_LOG = logging.getLogger("duodao")
 
 
 class Packed:
@@ -110,13 +112,17 @@ class Process:
             raise
         finally:
             os.close(writer)
-        self.fd = reader
-        self._reader = wire.Reader(reader, self._exchange.buffer)
-        self.pid = child.pid
-        self.unit = graph.Far(child.pid)
-        self.child = child
-        self._exchange.add(self)
-        child.on_exit(lambda _: self._exchange.ended(self))
+        try:
+            self.fd = reader
+            self._reader = wire.Reader(reader, self._exchange.buffer)
+            self.pid = child.pid
+            self.unit = graph.Far(child.pid)
+            self.child = child
+            self._exchange.add(self)
+            child.on_exit(lambda _: self._exchange.ended(self))
+        except BaseException:  # Ctrl-C: nobody will hold the process
+            child.kill()
+            raise
         if self._asked:
             child.kill()
 
@@ -268,11 +274,17 @@ class Exchange:
                 what, process = self._inbox.popleft()
                 if process is None:
                     return
-                if what == "add":
-                    self._open[process.fd] = process
-                    self._poll.register(process.fd, select.POLLIN)
-                else:
-                    self._end(process)
+                try:
+                    self._take(what, process)
+                except Exception:  # of one process: the others still need this thread
+                    _LOG.exception("the end of process %s could not be told", process.pid)
+
+    def _take(self, what: str, process: Process) -> None:
+        if what == "add":
+            self._open[process.fd] = process
+            self._poll.register(process.fd, select.POLLIN)
+        else:
+            self._end(process)
 
     def _end(self, process: Process) -> None:
         while process.read():

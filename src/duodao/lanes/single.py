@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from contextvars import copy_context
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -133,19 +133,17 @@ def ours(wait: graph.Wait | None) -> Blocked | None:
 
 
 class Thread:
-    """The call in a daemon thread of its own, with a copy of the starter's context variables."""
+    """The call in a daemon thread of its own, with a copy of the context variables in `context`."""
 
-    def __init__(self, call: Call, over: Over, noted: Noted) -> None:
+    def __init__(self, call: Call, over: Over, noted: Noted, context: Context) -> None:
         self.unit: graph.Unit | None = None
         self.pid: int | None = os.getpid()
         self._call = call
         self._over = over
         self._noted = noted
         self._stop: Interrupt | None = None
-        self._context = copy_context()
         self._asked = False
-        self._ready = threading.Event()
-        self.thread = threading.Thread(target=self._context.run, args=(self._main,), name=call.name, daemon=True)
+        self.thread = threading.Thread(target=context.copy().run, args=(self._main,), name=call.name, daemon=True)
 
     @property
     def native_id(self) -> int | None:
@@ -204,14 +202,14 @@ class Coroutine:
     native_id: int | None = None
     pid: int | None = None
 
-    def __init__(self, call: Call, over: Over, noted: Noted, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, call: Call, over: Over, noted: Noted, context: Context, loop: asyncio.AbstractEventLoop) -> None:
         self.unit: graph.Unit | None = None
         self.loop = loop
         self.task: asyncio.Task[None] | None = None
         self._call = call
         self._over = over
         self._noted = noted
-        self._context = copy_context()
+        self._context = context.copy()
         self._asked = False
         self._ending: Ending | None = None
 

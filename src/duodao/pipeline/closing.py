@@ -8,9 +8,10 @@ that can be ended.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from duodao.lanes.interrupt import Cancelled, Interrupt
@@ -122,12 +123,17 @@ class Closing:
 
     # The wait
 
-    def wait(self) -> None:
-        """Until all tasks have ended."""
+    def wait(self, body_ended: Callable[[], object]) -> None:
+        """Until all tasks have ended. body_ended: what to do first; here, so that no Ctrl-C falls in between."""
         group = self._group
+        pending: list[BaseException] = []
         while True:
             try:
-                if self._times > 2:  # our own waits raise, or Ctrl-C is held down: nothing is left but killed processes
+                body_ended()
+                while pending:
+                    self.disturbed(pending[0])
+                    pending.pop(0)
+                if self._times > 2:  # our own waits raise, or Ctrl-C is held down: only killed processes are left
                     while not self._over():
                         group.end.quiet.clear()
                         if not self._over():
@@ -136,28 +142,33 @@ class Closing:
                 group.stall.look_soon()
                 if lot.wait(group.end, group.parked, self._look) == "over":
                     return
-                self._end_daemons()
+                group.cancel()  # only daemons are left
             except BaseException as error:
-                self.disturbed(error)
+                pending.append(error)
 
-    async def await_(self) -> None:
+    async def await_(self, body_ended: Callable[[], object]) -> None:
         """`wait` on the running loop."""
         group = self._group
         owner = group.owner
         assert isinstance(owner, asyncio.Task)
+        pending: list[BaseException] = []
         while True:
             try:
+                body_ended()
+                while pending:
+                    self.disturbed(pending[0])
+                    pending.pop(0)
                 group.stall.look_soon()
                 if await lot.await_(group.end, group.parked, self._look) == "over":
                     return
-                self._end_daemons()
+                group.cancel()
             except asyncio.CancelledError as error:
                 if self._late and not owner.cancelling():  # the group's own, which came only now
                     self._late = False
                 else:
-                    self.disturbed(error)
+                    pending.append(error)
             except BaseException as error:
-                self.disturbed(error)
+                pending.append(error)
 
     def _look(self) -> str:
         group = self._group
@@ -172,23 +183,23 @@ class Closing:
     def _over(self) -> bool:
         return self._look() == "over"
 
-    def _end_daemons(self) -> None:
-        self._group.cancel()
-
     # What is left
 
     def release(self, timers: Timers | None) -> None:
         """End the threads that served the tasks."""
         group = self._group
-        with contextlib.ExitStack() as stack:
-            if timers is not None:
-                stack.callback(timers.close)
-            if group.exchange is not None:
-                stack.callback(group.exchange.close)
-            for single in group.threads if not group.notices else ():
-                stack.callback(single.join, _GONE)
-            if group.loop_thread is not None:
-                stack.callback(group.loop_thread.close, 0.1 if group.notices else group.grace)
+        closers: list[Callable[[], object]] = []
+        if group.loop_thread is not None:
+            closers.append(partial(group.loop_thread.close, _GONE / 10 if group.notices else group.grace))
+        if not group.notices:
+            closers += [partial(single.join, _GONE) for single in group.threads]
+        closers += [each.close for each in (group.exchange, timers) if each is not None]
+        for close in closers:
+            try:
+                close()
+            except KeyboardInterrupt as error:
+                self._alone = self._alone or error
+                close()
 
     def end(self, error: BaseException | None) -> bool:
         """Raise what the block raises, but the body's own exception; True when that was the group's cancellation."""

@@ -20,6 +20,7 @@ import types
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
@@ -70,7 +71,8 @@ class Group:
         self.exchange: Exchange | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.loop_thread: LoopThread | None = None
-        self.threads: list[Thread] = []
+        self.threads: list[Thread] = []  # those that may be alive
+        self._many = 16
         self._pid = os.getpid()
         self._counted = itertools.count(1)
         self._interrupt: Interrupt | None = None
@@ -148,20 +150,22 @@ class Group:
 
     def _maker(self, lane: str, call: Call) -> Callable[[Over, Noted], Single]:
         if lane == "thread":
-            return partial(self._thread, call)
+            return partial(self._thread, call, context=copy_context())
         if lane == "coroutine":
-            return partial(Coroutine, call, loop=self._coroutines())
+            return partial(Coroutine, call, context=copy_context(), loop=self._coroutines())
         packed = Packed(call)
         with self.lock:
             if self.exchange is None:
                 self.exchange = Exchange(f"duodao-exchange-{self.name}")
         return partial(Process, packed, exchange=self.exchange)
 
-    def _thread(self, call: Call, over: Over, noted: Noted) -> Thread:
-        single = Thread(call, over, noted)
+    def _thread(self, call: Call, over: Over, noted: Noted, context: Context) -> Thread:
+        single = Thread(call, over, noted, context)
         with self.lock:
-            self.threads = [each for each in self.threads if each.thread.is_alive() or each.thread.ident is None]
             self.threads.append(single)
+            if len(self.threads) > self._many:
+                self.threads = [each for each in self.threads if each.thread.is_alive() or each.thread.ident is None]
+                self._many = 2 * len(self.threads) + 16
         return single
 
     def _coroutines(self) -> asyncio.AbstractEventLoop:
@@ -184,11 +188,8 @@ class Group:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> bool:
         closing = Closing(self)
-        try:
-            self._body_ended(error, closing)
-            closing.wait()
-        finally:
-            closing.release(self._timers)
+        closing.wait(partial(self._body_ended, error, closing))
+        closing.release(self._timers)
         return closing.end(error)
 
     async def __aenter__(self) -> Group:
@@ -203,11 +204,8 @@ class Group:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> bool:
         closing = Closing(self)
-        try:
-            self._body_ended(error, closing)
-            await closing.await_()
-        finally:
-            closing.release(self._timers)
+        await closing.await_(partial(self._body_ended, error, closing))
+        closing.release(self._timers)
         return closing.end(error)
 
     def _open(self, owner: graph.Unit) -> None:
@@ -219,6 +217,8 @@ class Group:
 
     def _body_ended(self, error: BaseException | None, closing: Closing) -> None:
         with self.lock:  # from here on nobody strikes the owner
+            if self.phase != "open":
+                return
             self.phase = "closing"
             interrupt = self._interrupt
             if interrupt is not None and isinstance(self.owner, int):
@@ -293,6 +293,10 @@ class Group:
             if self._timers is None:
                 self._timers = Timers(f"duodao-timers-{self.name}", self.clock)
         self._timers.call(delay, function)
+
+    def serves(self, thread: threading.Thread) -> bool:
+        """For tasks: is this the thread that sees processes end?"""
+        return self.exchange is not None and self.exchange.thread is thread
 
     def own_threads(self) -> set[threading.Thread | None]:
         """The threads that serve this group or are tasks of it."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from duodao.clock import SYSTEM
 from duodao.cost import proc
-from duodao.errors import Broken
+from duodao.errors import Broken, Deadlock
 from duodao.lanes.foreign import said
 from duodao.lanes.single import STOPPED, Blocked, Coroutine, Ending, Noted, Over, Single
 from duodao.sync import graph, lot
@@ -47,6 +47,10 @@ class Host(Protocol):
 
     def settled(self, task: Task, notice: str | None) -> None:
         """It has ended, and its callbacks have run."""
+        ...
+
+    def serves(self, thread: threading.Thread) -> bool:
+        """Is this the thread that sees processes end?"""
         ...
 
     def noted(self) -> None:
@@ -173,6 +177,16 @@ class Task:
 
         On an event loop use `await task`: this blocks the loop.
         """
+        if (
+            timeout is None
+            and self.lane == "process"
+            and self.is_alive()
+            and self._host.serves(threading.current_thread())
+        ):
+            raise Deadlock(
+                f"a callback waits for task {self.name!r}, whose end would be seen by the thread that it holds up; "
+                "wait in a task, or in the group's body"
+            )
         return bool(lot.wait(self._end, self._parked, self._over_now, timeout))
 
     async def ajoin(self, timeout: float | None = None) -> bool:
@@ -294,7 +308,7 @@ class Task:
     def _again(self) -> None:
         try:
             with self._lock:
-                self.restarts += 1
+                self.restarts += self._ending is None
                 self.begin()
         except Exception as error:
             single = self._single
