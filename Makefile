@@ -1,6 +1,7 @@
 # Duodao: everything here sets itself up in $(VENV) first and needs only make and a Python >= 3.11 with venv.
 #   make demo    run the main job on real input: this machine's own standard library
 #   make test    run the tests            make test ARGS="tests/unit -k window"
+#   make test-pure  the tests of the locks once more, without the part in C (a full make test has them in it)
 #   make soak    the long form of the fault tests
 #   make bench   our figures beside those of the peers (own environment)
 #                                         make bench ONLY=process_tiny ROUNDS=3
@@ -24,8 +25,12 @@ DEV := $(VENV)/.dev-$(VERSION)
 BENCH := $(BENCH_VENV)/.made-$(VERSION)
 # --group came with pip 25.1, later than the pip that Python 3.11 to 3.13 bring along.
 PIP := -m pip --disable-pip-version-check -qq
+# What pip installs from: a change of the part in C is compiled anew.
+PACKAGE := pyproject.toml setup.py src/duodao/sync/_speed.c
+# The tests of what stands on the part in C; without it, all of it is Python.
+PURE := $(wildcard tests/unit/sync tests/contract/test_cpython_locks.py tests/faults/test_deadlock.py)
 
-.PHONY: help demo test soak bench lint lint-ruff lint-mypy lint-pyright format clean check-python
+.PHONY: help demo test test-pure soak bench lint lint-ruff lint-mypy lint-pyright format clean check-python
 .DEFAULT_GOAL := help
 
 help:
@@ -36,7 +41,7 @@ check-python:
 		echo 'make: no usable Python >= 3.11 (PYTHON="$(PYTHON)"); name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3'; \
 		echo 'make: on Debian and Ubuntu, venv is a package of its own: apt-get install python3-venv'; exit 1; }
 
-$(MADE): pyproject.toml | check-python
+$(MADE): $(PACKAGE) | check-python
 	@echo "making $(VENV) with Python $(VERSION)"
 	@test -e $(MADE) || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python $(PIP) install --upgrade 'pip>=25.1'
@@ -48,7 +53,7 @@ $(DEV): $(MADE) pyproject.toml
 	@$(BIN)/python $(PIP) install --group test --group lint
 	@touch $@
 
-$(BENCH): pyproject.toml benchmarks/peers.txt | check-python
+$(BENCH): $(PACKAGE) benchmarks/peers.txt | check-python
 	@echo "making $(BENCH_VENV) with Python $(VERSION) and the peers"
 	@test -e $(BENCH) || { rm -rf $(BENCH_VENV); $(PYTHON) -m venv $(BENCH_VENV); }
 	@$(BENCH_BIN)/python $(PIP) install --editable '.[all]'
@@ -60,6 +65,10 @@ demo: $(MADE)
 
 test: $(DEV)
 	@$(BIN)/python -m pytest -m 'not soak' $(ARGS)
+	@$(if $(ARGS),:,DUODAO_SPEED=0 $(BIN)/python -m pytest -m 'not soak' $(PURE))
+
+test-pure: $(DEV)
+	@DUODAO_SPEED=0 $(BIN)/python -m pytest -m 'not soak' $(PURE)
 
 soak: $(DEV)
 	@$(BIN)/python -m pytest -m soak $(ARGS)
@@ -85,4 +94,5 @@ format: $(DEV)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) .venv-[0-9]* build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf src/duodao.egg-info src/duodao/sync/_speed.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -45,7 +45,12 @@ typedef struct {
     char again; /* the owner may take it again: an RLock */
 } Held;
 
+enum { ACQUIRE, RELEASE, ENTER, EXIT, AENTER, AEXIT, AGAIN, NAMES };
+static const char *const names_of[NAMES] = {"_slow_acquire", "_slow_release", "_slow_enter", "_slow_exit",
+                                            "_slow_aenter",  "_slow_aexit",   "_again"};
+
 typedef struct {
+    PyObject *names[NAMES]; /* interned: each string of its own would take a place in the cache of Python's types */
     PyObject *current;    /* asyncio's current_task; before Python 3.12, where that is slow, its _get_running_loop */
     PyObject *tasks;      /* and the task of each loop */
     PyObject *yes, *none; /* what awaiting gives at once */
@@ -54,6 +59,10 @@ typedef struct {
 static struct PyModuleDef module;
 
 /* Steps */
+
+static State *state_of(PyTypeObject *type) {
+    return PyModule_GetState(PyType_GetModuleByDef(type, &module));
+}
 
 static inline int of_task(Held *self) {
     PyObject *holder = load(&self->holder);
@@ -121,8 +130,8 @@ static int free_unheard(Held *self) {
     return 1;
 }
 
-static PyObject *slow(Held *self, const char *name, PyObject *const *args, Py_ssize_t count, PyObject *names) {
-    PyObject *method = PyObject_GetAttrString((PyObject *)self, name);
+static PyObject *slow(Held *self, int name, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    PyObject *method = PyObject_GetAttr((PyObject *)self, state_of(Py_TYPE(self))->names[name]);
     if (method == NULL)
         return NULL;
     PyObject *result = PyObject_Vectorcall(method, args, (size_t)count, names);
@@ -133,7 +142,7 @@ static PyObject *slow(Held *self, const char *name, PyObject *const *args, Py_ss
 /* Methods: threads */
 
 static PyObject *Held_enter(Held *self, PyObject *Py_UNUSED(none)) {
-    return take_for_thread(self) ? Py_NewRef(Py_True) : slow(self, "_slow_enter", NULL, 0, NULL);
+    return take_for_thread(self) ? Py_NewRef(Py_True) : slow(self, ENTER, NULL, 0, NULL);
 }
 
 static PyObject *Held_try(Held *self, PyObject *Py_UNUSED(none)) {
@@ -145,10 +154,10 @@ static PyObject *Held_acquire(Held *self, PyObject *const *args, Py_ssize_t coun
         Py_RETURN_TRUE;
     if (names == NULL && count == 1 && args[0] == Py_False)
         return Held_try(self, NULL);
-    return slow(self, "_slow_acquire", args, count, names);
+    return slow(self, ACQUIRE, args, count, names);
 }
 
-static inline PyObject *leave(Held *self, const char *name, PyObject *const *args, Py_ssize_t count) {
+static inline PyObject *leave(Held *self, int name, PyObject *const *args, Py_ssize_t count) {
     if (load(&self->owner) == PyThread_get_thread_ident() && !of_task(self)) {
         if (self->count > 1) {
             self->count--;
@@ -162,18 +171,14 @@ static inline PyObject *leave(Held *self, const char *name, PyObject *const *arg
 }
 
 static PyObject *Held_release(Held *self, PyObject *Py_UNUSED(none)) {
-    return leave(self, "_slow_release", NULL, 0);
+    return leave(self, RELEASE, NULL, 0);
 }
 
 static PyObject *Held_exit(Held *self, PyObject *const *error, Py_ssize_t count) {
-    return leave(self, "_slow_exit", error, count);
+    return leave(self, EXIT, error, count);
 }
 
 /* Methods: tasks */
-
-static State *state_of(Held *self) {
-    return PyModule_GetState(PyType_GetModuleByDef(Py_TYPE(self), &module));
-}
 
 static PyObject *current_task(State *state) {
     PyObject *current = PyObject_CallNoArgs(state->current);
@@ -190,17 +195,17 @@ static PyObject *Held_try_task(Held *self, PyObject *task) {
 }
 
 static PyObject *Held_aenter(Held *self, PyObject *Py_UNUSED(none)) {
-    State *state = state_of(self);
+    State *state = state_of(Py_TYPE(self));
     PyObject *task = current_task(state);
     if (task == NULL)
         return NULL;
     int taken = task != Py_None && take_for_task(self, task);
     Py_DECREF(task);
-    return taken ? Py_NewRef(state->yes) : slow(self, "_slow_aenter", NULL, 0, NULL);
+    return taken ? Py_NewRef(state->yes) : slow(self, AENTER, NULL, 0, NULL);
 }
 
 static PyObject *Held_aexit(Held *self, PyObject *const *error, Py_ssize_t count) {
-    State *state = state_of(self);
+    State *state = state_of(Py_TYPE(self));
     PyObject *task = current_task(state);
     if (task == NULL)
         return NULL;
@@ -213,7 +218,7 @@ static PyObject *Held_aexit(Held *self, PyObject *const *error, Py_ssize_t count
     int freed = ours ? free_unheard(self) : 0;
     if (freed != 0)
         return freed < 0 ? NULL : Py_NewRef(state->none);
-    return slow(self, "_slow_aexit", error, count, NULL);
+    return slow(self, AEXIT, error, count, NULL);
 }
 
 /* Methods: those of `_thread.RLock` that lock.py builds on. None of them waits. */
@@ -271,7 +276,7 @@ static PyObject *Held_repr(Held *self) {
 /* The type */
 
 static PyObject *Held_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs)) {
-    PyObject *again = PyObject_GetAttrString((PyObject *)type, "_again");
+    PyObject *again = PyObject_GetAttr((PyObject *)type, state_of(type)->names[AGAIN]);
     if (again == NULL)
         return NULL;
     Held *self = (Held *)type->tp_alloc(type, 0);
@@ -408,6 +413,9 @@ static PyObject *done(PyTypeObject *type, PyObject *value) {
 
 static int start(PyObject *self) {
     State *state = PyModule_GetState(self);
+    for (int name = 0; name < NAMES; name++)
+        if ((state->names[name] = PyUnicode_InternFromString(names_of[name])) == NULL)
+            return -1;
     PyObject *held = PyType_FromModuleAndSpec(self, &Held_spec, NULL);
     if (held == NULL)
         return -1;
@@ -444,6 +452,8 @@ static int module_traverse(PyObject *self, visitproc visit, void *arg) {
 
 static int module_clear(PyObject *self) {
     State *state = PyModule_GetState(self);
+    for (int name = 0; name < NAMES; name++)
+        Py_CLEAR(state->names[name]);
     Py_CLEAR(state->current);
     Py_CLEAR(state->tasks);
     Py_CLEAR(state->yes);
