@@ -26,7 +26,7 @@ from typing import Any
 from duodao import arena
 from duodao.errors import Closed
 from duodao.sync import threads
-from duodao.sync.robust import BUSY, DEAD, SIZE, Mutex
+from duodao.sync.robust import BUSY, DEAD, OVER, SIZE, Mutex
 
 CELL = 128
 WORDS_AT = SIZE
@@ -113,13 +113,13 @@ class Cell:
             return ""
         return threads.describe(word >> 32, tid)
 
-    def retire(self) -> bool:
-        """Make every handle of it invalid. False when somebody else holds the mutex.
+    def retire(self, patience: float = 0.0) -> bool:
+        """Make every handle of it invalid. False when somebody else holds the mutex, for longer than `patience` s.
 
         The memory is used again when this process made it.
         """
-        code = self.mutex.trylock()
-        if code == BUSY:
+        code = self.mutex.lock(patience) if patience else self.mutex.trylock()
+        if code in {BUSY, OVER}:
             return False
         if code == DEAD:
             self.mutex.consistent()

@@ -19,7 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from duodao.errors import Closed, Deadlock, OwnerDied
-from duodao.sync import cells, graph, lot, table, threads
+from duodao.sync import cells, graph, lines, lot, table, threads
 from duodao.sync.named import site
 from duodao.sync.robust import BUSY, DEAD, OVER, OWN, SLICE, native
 
@@ -31,12 +31,13 @@ _ME = threads.ME
 _S = TypeVar("_S", bound="Handle")
 
 
-class Handle(table.Shared):
+class Handle(lines.Shared):
     """What all shared primitives are: a name, and a cell that goes with the last handle unless it was sent."""
 
     __slots__ = ("__weakref__", "_cell", "_name")
     _kind = "Lock"
     _again = False
+    _busy_for = 0.0  # seconds that others may have the mutex in passing
 
     def __init__(self, *, name: str | None = None) -> None:
         self._adopt(cells.new(again=self._again), name or _place())
@@ -63,7 +64,7 @@ class Handle(table.Shared):
     def close(self) -> None:
         """End it for all processes; what is used afterwards raises Closed. RuntimeError while another holds it."""
         self._check_open()
-        if not self._cell.retire():
+        if not self._cell.retire(patience=self._busy_for):
             raise RuntimeError(f"{self.describe()} can't be closed: {self._holder()} holds it")
 
     def describe(self) -> str:
@@ -122,7 +123,7 @@ class Exclusive(Handle):
 
     def __repr__(self) -> str:
         state = "locked" if self._mutex.owner() else "unlocked"
-        return f"<{state} shared duodao.sync.{self._kind} object {self._name!r} at offset {self.offset}>"
+        return f"<{state} sync.{self._kind} at {self.offset} of the arena, {self._name!r}>"
 
     def locked(self) -> bool:
         """Does anybody hold it now?"""
@@ -238,7 +239,7 @@ class Exclusive(Handle):
         line = shared.claim()
         wait: graph.Wait | None = None
         try:
-            line.write(table.LOCK, self.offset, self.describe(), timed=deadline is not None)
+            line.write(lines.LOCK, self.offset, self.describe(), timed=deadline is not None)
             wait = shared.begin(line, _thread.get_ident(), self, timed=deadline is not None)
             pause = FIRST_CHECK
             while True:
@@ -273,11 +274,15 @@ class Exclusive(Handle):
     def _is_owned(self) -> bool:
         return self._mutex.owner() == threading.get_native_id()
 
+    def _recursion_count(self) -> int:
+        """How often this thread holds it."""
+        return self._mutex.words[1] if self._is_owned() else 0
+
     def _release_save(self) -> int:
         """Give it back entirely; how often it was taken."""
         if not self._is_owned():
             self.release()  # which says who holds it
-        count = self._mutex.words[1] if self._again else 1
+        count = self._recursion_count() if self._again else 1
         while self._mutex.unlock() == 0:
             continue
         return count
@@ -287,7 +292,7 @@ class Exclusive(Handle):
         try:
             self.__enter__()
         except BaseException as error:
-            lot.lose(error, self)
+            lot.lose(error, self._cell)
             raise
         for _ in range(count - 1):
             self._mutex.trylock()
@@ -321,6 +326,8 @@ class _Told(dict[int, None]):
     def __missing__(self, code: int) -> None:
         if not self._cell.is_open():
             raise Closed(f"{self._what} was closed while it was held")
+        if lot.is_lost(sys.exc_info()[1], self._cell):  # a Condition's wait ended without it: nothing to give back
+            return
         owner = self._cell.mutex.owner()
         holder = f"{_name_of(owner)} holds it" if owner else "nobody holds it"
         raise RuntimeError(f"{self._what} can't be released by {graph.name_of(_thread.get_ident())}: {holder}")

@@ -3,8 +3,6 @@
 `graph.py` walks it through `graph.FAR`: from a wait of this process to the thread that holds the lock, to what that one
 waits for by its line of the table, and so on, until the walk comes back.
 
-    line: | mutex, held by the waiting thread | who, number, for what, timed, renewed | name, stack (JSON) |
-
 Invariants:
   1. A line is valid while the thread that wrote it holds its mutex: lines of killed threads vanish with them, and are
      taken again. No count of waiters, and no "is that pid alive", is trusted.
@@ -21,8 +19,6 @@ from __future__ import annotations
 import _thread
 import json
 import os
-import struct
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,102 +26,31 @@ from typing import Any
 from duodao import arena
 from duodao.errors import TableFull
 from duodao.sync import graph, threads
-from duodao.sync.robust import ALL, DEAD, SLICE, Mutex, Word, native
+from duodao.sync.lines import (
+    HEAD,
+    KIND,
+    LINES,
+    LINES_AT,
+    NUMBER,
+    ROUND,
+    SIZE,
+    TEXT,
+    THREAD,
+    TID,
+    TURN,
+    WHO,
+    Entry,
+    Line,
+    Shared,
+)  # fmt: skip
+from duodao.sync.robust import DEAD, SLICE, Mutex, Word
 
-LINES = 1000
-"""Threads of all processes that may wait for shared locks at once."""
 RENEW = 0.05
-LOCK, THREAD, OTHER = 1, 2, 3
-"""What is waited for: the mutex at an offset, the end of a thread, something that anyone may bring about."""
-_TIMED = 0x100
-_SIZE = 2048
 _MAGIC = 0x64756F_64616F_01
 _GUARD_AT = arena.COMMON_AT + 64
 _MADE_AT = arena.COMMON_AT + 128
-_LINES_AT = arena.COMMON_AT + 4096
 _BATCH = 25  # lines that are set up in one go
-_TID = 0x3FFFFFFF
-_HEAD = 128
-_TEXT = _SIZE - _HEAD
-# The 8-byte words of a line, from byte 64 on
-_WHO, _NUMBER, _TARGET, _KIND, _FRESH, _SIGNAL, _SINCE, _CLAIMS = range(8)
-
-
-class Line:
-    """A line of the table that this thread has. signal: a word for whoever wants to wake it; free: give it back."""
-
-    __slots__ = ("free", "fresh", "index", "mutex", "signal", "words")
-
-    def __init__(self, index: int) -> None:
-        offset = _LINES_AT + index * _SIZE
-        self.index = index
-        self.mutex = Mutex(offset)
-        self.words = arena.get().view(offset + 64, 64).cast("Q")
-        self.fresh = Word(offset + 64 + 8 * _FRESH)
-        self.signal = Word(offset + 64 + 8 * _SIGNAL)
-        self.free = native().leave(self.mutex.pointer)
-
-    def write(self, kind: int, target: int, name: str, *, timed: bool) -> None:
-        """Say what this thread waits for."""
-        words = self.words
-        words[_NUMBER] = 0
-        words[_WHO] = threads.ME.word
-        words[_TARGET] = target
-        words[_KIND] = kind | (_TIMED if timed else 0)
-        words[_SIGNAL] = 0
-        words[_SINCE] = time.monotonic_ns()
-        words[_CLAIMS] += 1
-        text = _text(name)
-        offset = _LINES_AT + self.index * _SIZE + _HEAD
-        arena.get().view(offset, 2 + len(text))[:] = struct.pack("H", len(text)) + text
-        words[_NUMBER] = words[_CLAIMS] << 12 | self.index
-
-    def renew(self, target: int) -> None:
-        """The summary holds at this instant."""
-        self.words[_TARGET] = target
-        self.fresh.value += 1
-        self.fresh.wake(ALL)
-
-    def erase(self) -> None:
-        """This thread runs, or gives way: nobody walks over the line any more."""
-        self.words[_NUMBER] = 0
-
-
-class Entry:
-    """A line as somebody else reads it; what `graph.FarWait` asks for."""
-
-    __slots__ = (
-        "_name", "fresh", "index", "kind", "number", "on", "pid", "since", "stack", "target", "thread", "tid", "timed",
-    )  # fmt: skip
-
-    def __init__(self, index: int, words: Sequence[int], text: Any) -> None:
-        self.index = index
-        self.pid, self.tid = words[_WHO] >> 32, words[_WHO] & 0xFFFFFFFF
-        self.number = words[_NUMBER]
-        self.target = words[_TARGET]
-        self.kind = words[_KIND] & 0xFF
-        self.timed = bool(words[_KIND] & _TIMED)
-        self.since = words[_SINCE]
-        self.fresh = words[_FRESH] & 0xFFFFFFFF if self.kind == THREAD else None
-        self._name, self.thread, frames = text
-        self.stack: graph.Stack = tuple((file, line, function) for file, line, function in frames)
-        self.on: graph.On = self
-
-    @property
-    def is_of_cell(self) -> bool:
-        """Is `target` an offset?"""
-        return self.kind != THREAD
-
-    def resolvers(self) -> Sequence[graph.Unit] | None:
-        """Who could end the wait."""
-        if self.kind == OTHER:
-            return None
-        tid = owner_of(self.target) if self.kind == LOCK else self.target
-        return (threads.unit_of(tid),) if tid else ()
-
-    def describe(self) -> str:
-        """What is waited for."""
-        return str(self._name)
+_STEP = SIZE // 4
 
 
 class Table:
@@ -134,8 +59,8 @@ class Table:
     def __init__(self) -> None:
         self.memory = memory = arena.get()
         self._guard = Mutex(_GUARD_AT)
-        self._made = memory.view(_MADE_AT, 4).cast("I")
-        self._all = memory.view(_LINES_AT, LINES * _SIZE).cast("I")
+        self.made = memory.view(_MADE_AT, 4).cast("I")
+        self.all = memory.view(LINES_AT, LINES * SIZE).cast("I")
         self._lines: dict[int, Line] = {}
         self._blind: set[int] = set()  # threads whose walk stays in this process: invariant 3
         self.locks: dict[int, Mutex] = {}  # by the id of their handle: what threads of this process may hold
@@ -150,32 +75,40 @@ class Table:
     def claim(self) -> Line:
         """A line of this thread's own. TableFull when all LINES are taken."""
         while True:
-            made = self._made[0]
-            for index in range(made):
-                if self._all[index * (_SIZE // 4)] & _TID == 0 and (line := self._take(index)) is not None:
-                    return line
+            made = self.made[0]
+            full = made >= LINES
+            for last in (False, True)[: 1 + full]:
+                for index in self.untaken():
+                    if (line := self.take(index, last=last)) is not None:
+                        return line
             with self.memory.alone():
-                if self._made[0] == made:
-                    if made >= LINES:
+                if self.made[0] == made:
+                    if full:
                         raise TableFull(
                             f"{LINES} threads wait for shared locks already, and there is room for no more: "
                             "let fewer tasks share, or let them wait with a time-out and try again"
                         )
                     for index in range(made, made + _BATCH):
                         Line(index).mutex.init()
-                    self._made[0] = made + _BATCH
+                    self.made[0] = made + _BATCH
 
-    def _take(self, index: int) -> Line | None:
+    def line(self, index: int) -> Line:
+        """One of the lines, whoever has it."""
         line = self._lines.get(index)
-        if line is None:
-            line = self._lines.setdefault(index, Line(index))
+        return self._lines.setdefault(index, Line(index)) if line is None else line
+
+    def take(self, index: int, *, last: bool) -> Line | None:
+        """last: also one whose owner was killed and may have been told something: others look for such ones."""
+        line = self.line(index)
+        if not last and line.words[NUMBER] and line.words[KIND] & 0xFF == TURN:
+            return None
         try:
             code = line.mutex.trylock()
             if code == DEAD:
                 line.mutex.consistent()
             if code not in {0, DEAD}:
                 return None
-            line.words[_NUMBER] = 0  # what its last owner waited for when it was killed
+            line.words[NUMBER] = 0  # what its last owner waited for when it was killed
         except BaseException:
             line.mutex.let_go()
             raise
@@ -185,16 +118,29 @@ class Table:
     def leave(line: Line, wait: graph.Wait | None = None) -> None:
         """Withdraw a wait, and give its line back, whatever interrupts that."""
         try:
-            line.words[_NUMBER] = 0
+            line.words[NUMBER] = 0
             if wait is not None:
                 graph.end(wait)
             line.free(None, None, None)
         except BaseException:
-            line.words[_NUMBER] = 0
+            line.words[NUMBER] = 0
             if wait is not None:
                 graph.end(wait)
             line.free(None, None, None)
             raise
+
+    def taken(self) -> Iterator[tuple[int, int]]:
+        """The lines that somebody has now, as (index, native number of the thread)."""
+        for index in range(self.made[0]):
+            tid = self.all[index * _STEP] & TID
+            if tid:
+                yield index, tid
+
+    def untaken(self) -> Iterator[int]:
+        """The lines that nobody has, also because he was killed."""
+        for index in range(self.made[0]):
+            if not self.all[index * _STEP] & TID:
+                yield index
 
     def begin(self, line: Line, who: int, on: graph.On, *, timed: bool) -> graph.Wait:
         """`graph.begin` for a wait that stands in the table. Deadlock as there; the line is erased then."""
@@ -246,20 +192,19 @@ class Table:
 
     def entries(self) -> Iterator[Entry]:
         """Every wait that stands in the table now."""
-        for index in range(self._made[0]):
-            tid = self._all[index * (_SIZE // 4)] & _TID
-            if tid and (entry := self._read(index, tid)) is not None:
+        for index, tid in self.taken():
+            if (entry := self._read(index, tid)) is not None:
                 yield entry
 
     def _read(self, index: int, tid: int) -> Entry | None:
         """A line, unless it is being written, or its thread has another by now."""
-        offset = _LINES_AT + index * _SIZE
+        offset = LINES_AT + index * SIZE
         words = self.memory.view(offset + 64, 64).cast("Q").tolist()
-        if not words[_NUMBER] or words[_WHO] & 0xFFFFFFFF != tid:
+        if not words[NUMBER] or words[WHO] & 0xFFFFFFFF != tid:
             return None
-        size = self.memory.view(offset + _HEAD, 2).cast("H")[0]
-        text = bytes(self.memory.view(offset + _HEAD + 2, min(size, _TEXT - 2)))
-        if self.memory.view(offset + 64 + 8 * _NUMBER, 8).cast("Q")[0] != words[_NUMBER]:
+        size = self.memory.view(offset + HEAD, 2).cast("H")[0]
+        text = bytes(self.memory.view(offset + HEAD + 2, min(size, TEXT - 2)))
+        if self.memory.view(offset + 64 + 8 * NUMBER, 8).cast("Q")[0] != words[NUMBER]:
             return None
         try:
             return Entry(index, words, json.loads(text))
@@ -271,9 +216,8 @@ class Table:
         if _thread.get_ident() in self._blind:
             return None
         found: Entry | None = None
-        step = _SIZE // 4
-        for index in range(self._made[0]):
-            if self._all[index * step] & _TID == far.tid:
+        for index, tid in self.taken():
+            if tid == far.tid:
                 entry = self._read(index, far.tid)
                 if entry is not None and (found is None or entry.since > found.since):
                     found = entry  # the later one is a signal handler's
@@ -286,7 +230,7 @@ class Table:
             return False
         if entry.fresh != fresh:
             return True
-        word = Word(_LINES_AT + entry.index * _SIZE + 64 + 8 * _FRESH)
+        word = Word(LINES_AT + entry.index * SIZE + 64 + 8 * ROUND)
         until = time.monotonic() + SLICE
         while word.value == fresh:
             if not word.wait(fresh, until - time.monotonic()) and time.monotonic() >= until:
@@ -335,31 +279,6 @@ class Table:
         """As messages name a thread of another process."""
         entry = self.waits_of(far)
         return threads.describe(0, far.tid) if entry is None else threads.describe(entry.pid, entry.tid, entry.thread)
-
-
-class Shared:
-    """A base for what can be waited for between processes: its waits stand in the table by themselves."""
-
-    __slots__ = ()
-
-
-def owner_of(offset: int) -> int:
-    """The native number of the thread that has the mutex at this offset; 0 for nobody."""
-    return int(arena.get().view(offset, 4).cast("I")[0]) & _TID
-
-
-def _text(name: str) -> bytes:
-    """Name, thread and stack as JSON, without the outermost frames that there is no room for."""
-    ident = _thread.get_ident()
-    frames = [list(frame) for frame in graph.stack_of(ident)]
-    thread = threading.current_thread().name
-    while True:
-        text = json.dumps([name[:200], thread[:100], frames]).encode()
-        if len(text) <= _TEXT - 2:
-            return text
-        if not frames:
-            return json.dumps([name[:50], thread[:50], []]).encode()
-        del frames[0]
 
 
 class _Home:
