@@ -23,6 +23,7 @@ import asyncio
 import itertools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
@@ -32,7 +33,7 @@ from duodao.sync.units import Bell, Elsewhere, Far, FarWait, On, Stack, Unit, cu
 
 __all__ = [
     "FAR", "Bell", "Elsewhere", "Far", "FarWait", "On", "Stack", "Unit", "Wait", "begin", "check", "doom", "end", "era",
-    "gone", "loop_thread", "name_of", "stack_of", "unit", "unwatch", "waiting", "watch",
+    "gone", "loop_thread", "name_of", "runs", "stack_of", "unit", "unwatch", "waiting", "watch",
 ]  # fmt: skip
 
 _SPARED = 1.0
@@ -63,6 +64,7 @@ _waits: dict[Unit, Wait] = {}
 _watchers: dict[Unit, Callable[[Wait | None], object]] = {}
 _losses: dict[int, tuple[int, float]] = {}  # id of a unit -> how often it gave way, and when last
 _guard = _thread.RLock()  # a destructor that runs inside may wait for a lock, and come here again
+_threads: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
 _era = os.getpid()
 
 
@@ -166,6 +168,7 @@ def check(wait: Wait) -> None:
         victim.doom = error
         _note_loss(victim.unit)
     if victim is wait:
+        end(wait)
         raise error
     if victim.ticket is not None:
         victim.ticket.signal()
@@ -237,9 +240,17 @@ def _far_edge(who: Far) -> _Edge | None:
 
 
 def loop_thread(task: asyncio.Task[Any]) -> int | None:
-    """The thread that runs a task's loop, where the loop tells."""
-    ident = getattr(task.get_loop(), "_thread_id", None)
-    return ident if isinstance(ident, int) else None
+    """The thread that runs a task's loop; None while none does, or none is known."""
+    loop = task.get_loop()
+    ident = getattr(loop, "_thread_id", _threads.get(loop))
+    return ident if isinstance(ident, int) and loop.is_running() else None
+
+
+def runs(task: asyncio.Task[Any], ident: int) -> None:
+    """Note which thread runs a task's loop, for loops that don't tell (uvloop)."""
+    loop = task.get_loop()
+    if not hasattr(loop, "_thread_id"):
+        _threads[loop] = ident
 
 
 def _confirmed(wait: Wait) -> list[_Edge] | None:

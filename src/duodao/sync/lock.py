@@ -78,10 +78,12 @@ class _Held(Named, speed.Base):
 
     def _owner(self) -> graph.Unit | None:
         holder = self._holder
-        if holder is not None:
-            return holder
         found = _OWNER.search(_repr(self))  # the only place where the C type tells it
-        return (int(found[1]) or None) if found else None
+        ident = int(found[1]) if found else 0
+        if holder is None:
+            return ident or None
+        graph.runs(holder, ident)
+        return holder
 
     # Threads
 

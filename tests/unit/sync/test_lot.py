@@ -9,9 +9,9 @@ import threading
 from collections import deque
 
 import pytest
+from tests.unit.sync.meeting import PATIENCE, Noticing, Runner
 
 from duodao.sync import graph, lot
-from tests.unit.sync.meeting import PATIENCE, Noticing, Runner
 
 
 class Thing:
