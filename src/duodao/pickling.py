@@ -51,10 +51,10 @@ def by_value(value: Any, place: Place | None = None) -> bytes:
     return file.getvalue()
 
 
-def pieces(value: Any) -> list[Any]:
+def pieces(value: Any) -> list[bytes | bytearray | memoryview]:
     """As `dumps`, cut: large buffers in it (`bytes`, arrays) stand in the list as they are, not copied.
 
-    The pieces one after the other are what `pickle.loads` reads.
+    The pieces, of which `len` is the size in bytes, one after the other are what `pickle.loads` reads.
     """
     found = _Pieces()
     try:
@@ -63,10 +63,10 @@ def pieces(value: Any) -> list[Any]:
         pass
     else:
         if not any(refers_to_absent(piece) for piece in found.list if type(piece) is bytes and len(piece) <= _FRAME):
-            return found.list
+            return found.flat()
     found = _Pieces()
     _by_value()(found, protocol=PROTOCOL).dump(value)
-    return found.list
+    return found.flat()
 
 
 class _Pieces:
@@ -75,6 +75,10 @@ class _Pieces:
     def __init__(self) -> None:
         self.list: list[Any] = []
         self.write = self.list.append
+
+    def flat(self) -> list[Any]:
+        """All as bytes and views of bytes, whatever the shape of an array."""
+        return [piece.raw() if type(piece) is pickle.PickleBuffer else piece for piece in self.list]
 
 
 _FRAME = 131072

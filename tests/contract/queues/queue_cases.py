@@ -46,6 +46,7 @@ class Case:
 
 CASES = [
     Case("memory", "memory", second=lambda queue: queue, unbounded=True, waits_async=True),
+    Case("shared", "shared", waits_async=True),
 ]
 
 
