@@ -16,8 +16,8 @@ import time
 import pytest
 
 import duodao
-from duodao.errors import NotPicklable, RemoteError, UsageError, WorkerDied
-from duodao.sync import Event
+from duodao.errors import Deadlock, NotPicklable, RemoteError, UsageError, WorkerDied
+from duodao.sync import Event, Lock
 
 
 def sleep_for_ever():
@@ -259,6 +259,29 @@ def test_killed_at_random_moments():
         assert task.exitcode in (0, -9)
         if task.exitcode == 0:
             assert task.result() == bytes(300_000)
+
+
+def test_a_circle_of_an_owner_and_a_process():
+    """The owner holds the shared lock that a process task needs, and waits for the task: Deadlock in one of them."""
+    plate = Lock(name="plate", shared=True)
+
+    def eat():
+        with plate:
+            return "eaten"
+
+    try:
+        with duodao.Group() as group:
+            task = group.start(eat)
+        assert task.result() == "eaten"
+        with pytest.raises(ExceptionGroup) as caught, plate, duodao.Group("dinner") as group:
+            group.start(eat)
+        (error,) = caught.value.exceptions
+        assert isinstance(error, Deadlock)
+        assert "'plate'" in str(error)
+        assert "'dinner'" in str(error)
+        assert not plate.locked()
+    finally:
+        plate.close()
 
 
 OWNER = """

@@ -24,6 +24,7 @@ from duodao.lanes.foreign import set_traceback
 from duodao.lanes.interrupt import Cancelled, Interrupt, attach, detach
 from duodao.sync import graph
 
+_OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 STOPPED = -int(signal.SIGTERM)
 """The exit code of a call that ended because it was asked to."""
 
@@ -122,6 +123,11 @@ def exited(code: object, name: str) -> Ending:
         return Ending()
     number = code & 0xFF if isinstance(code, int) else 1
     return Ending(error=CallExited(f"task {name!r} left by sys.exit({code!r})"), code=number)
+
+
+def users(stack: graph.Stack) -> graph.Stack:
+    """A stack without the frames that are Duodao's, where it has others."""
+    return tuple(frame for frame in stack if not frame[0].startswith(_OURS)) or stack
 
 
 def ours(wait: graph.Wait | None) -> Blocked | None:

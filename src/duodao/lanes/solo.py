@@ -23,6 +23,7 @@ from duodao import descriptors
 from duodao.clock import SYSTEM
 from duodao.lanes import wire
 from duodao.lanes.forward import LineStream, LogHandler, apply_levels
+from duodao.lanes.single import users
 from duodao.lanes.wire import Raised, dump_error, dumps
 from duodao.lanes.worker import adopt
 from duodao.sync import graph
@@ -209,7 +210,7 @@ def _all_stuck(wait: graph.Wait, own: threading.Thread) -> tuple[bool, tuple[tup
         other = graph.waiting(thread.ident)
         stuck = stuck and other is not None and not other.timed and other.doom is None
         on = "runs" if other is None else f"waits for {other.on.describe()}"
-        stacks.append((f"thread {thread.name!r} of process {os.getpid()} {on}", graph.stack_of(thread.ident)))
+        stacks.append((f"thread {thread.name!r} of process {os.getpid()} {on}", users(graph.stack_of(thread.ident))))
     return stuck, tuple(stacks)
 
 

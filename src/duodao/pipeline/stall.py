@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from duodao.children import guard
 from duodao.cost import proc
 from duodao.errors import Stalled
+from duodao.lanes.single import users
 from duodao.lanes.solo import handlers, offspring
 from duodao.pipeline.closing import GroupEnd
 from duodao.sync import graph
@@ -163,7 +164,7 @@ class Stall:
             if wait is not None and wait.stacks:
                 stacks += [(f"{line}: {where}", frames) for where, frames in wait.stacks]
             elif unit is not None:
-                stacks.append((line, graph.stack_of(unit)))
+                stacks.append((line, users(graph.stack_of(unit))))
         message = (
             f"group {self._group.name!r} stands still: each of its tasks waits, without a time-out, for what only "
             f"another of them could do, and nothing else runs that could. {'; '.join(lines)}"

@@ -117,6 +117,22 @@ def test_processes():
         group.start(wait, Event(), lane="thread")
 
 
+def test_processes_and_what_they_share():
+    """Two processes and a thread that wait for an Event of all of them, which nobody is left to set."""
+    event = Event(name="all", shared=True)
+
+    def lost():
+        event.wait()
+
+    try:
+        with expect_stall("Event 'all'", "'one'", "'two'") as group:
+            group.start(lost, lane="process", name="one")
+            group.start(lost, lane="process", name="two")
+            group.start(lost, lane="thread")
+    finally:
+        event.close()
+
+
 def test_a_condition():
     """Condition.wait is a wait like the others."""
     condition = Condition()
