@@ -1,4 +1,5 @@
-"""CPython's own tests of queue.Queue, run on ours, on whichever Python this is: in memory, in all three orders."""
+"""CPython's own tests of its queues, run on ours, on whichever Python this is: duodao.Queue in memory, in all three
+orders, and duodao.dropin.queue in the place of the module."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.conftest import need
 
 from duodao.channel.memory import MemoryQueue
+from duodao.dropin import queue as dropin
 from duodao.errors import ShutDown
-from tests.conftest import need
 
 try:
     with warnings.catch_warnings():
@@ -39,25 +41,33 @@ OURS = SimpleNamespace(
     Empty=queue.Empty, Full=queue.Full, ShutDown=ShutDown,
 )  # fmt: skip
 SUITES = ("QueueTest", "LifoQueueTest", "PriorityQueueTest", "FailingQueueTest")
+MODULES = {"ours": (OURS, SUITES), "dropin": (dropin, (*SUITES, "CSimpleQueueTest"))}
 
 
 def cases():
     if suites is None:
-        return [pytest.param("", "", id="not installed")]
+        return [pytest.param("", "", "", id="not installed")]
     loader = unittest.TestLoader()
-    return [(suite, name) for suite in SUITES for name in loader.getTestCaseNames(getattr(suites, suite))]
+    return [
+        (module, suite, name)
+        for module, (_, names) in MODULES.items()
+        for suite in names
+        for name in loader.getTestCaseNames(getattr(suites, suite))
+    ]
 
 
 @functools.cache
-def suite_of(suite):
-    return type(f"Our{suite}", (getattr(suites, suite), unittest.TestCase), {"queue": OURS})
+def suite_of(module, suite):
+    base = getattr(suites, suite)
+    bases = (base,) if issubclass(base, unittest.TestCase) else (base, unittest.TestCase)
+    return type(f"Our{suite}", bases, {"queue": MODULES[module][0]})
 
 
-@pytest.mark.parametrize(("suite", "name"), cases())
-def test_as_queue(suite, name):
+@pytest.mark.parametrize(("module", "suite", "name"), cases())
+def test_as_queue(module, suite, name):
     """What CPython holds of its queues holds of ours."""
     need(suites is not None, "CPython's `test` package")
     result = unittest.TestResult()
-    suite_of(suite)(name).run(result)
+    suite_of(module, suite)(name).run(result)
     assert result.testsRun == 1
     assert not result.errors + result.failures, (result.errors + result.failures)[0][1]

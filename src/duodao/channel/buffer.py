@@ -77,7 +77,7 @@ class Buffer(Queue[T]):
 
     def _init(self, maxsize: int) -> None:
         del maxsize
-        self.queue = make(self.order)
+        self.queue = self._make()
 
     def _qsize(self) -> int:
         return len(self._store)
@@ -88,6 +88,14 @@ class Buffer(Queue[T]):
     def _get(self) -> T:
         return self._pop()
 
+    def _make(self) -> Any:
+        """An empty store."""
+        return make(self.order)
+
+    def _ends(self, store: Any) -> tuple[Callable[[T], None], Callable[[], T]]:
+        """How an item is put into the store, and taken from it."""
+        return ends(store)
+
     @property
     def queue(self) -> Any:
         """What holds the items: a deque, a list, or for priorities a Heap that reads like a list."""
@@ -97,7 +105,7 @@ class Buffer(Queue[T]):
     def queue(self, store: Any) -> None:
         self._store = store
         if isinstance(store, deque | list | Heap):
-            self._push, self._pop = ends(store)
+            self._push, self._pop = self._ends(store)
         self._tune()
 
     @property
@@ -153,7 +161,7 @@ class Buffer(Queue[T]):
             if n <= 0:
                 return 0
             part = items if n == len(items) else items[start : start + n]
-            if self._plain and not isinstance(self._store, Heap):
+            if self._plain and self.order != "priority":
                 self.unfinished_tasks += n
                 self._store.extend(part)
             else:
