@@ -123,7 +123,7 @@ class Exclusive(Handle):
 
     def __repr__(self) -> str:
         state = "locked" if self._mutex.owner() else "unlocked"
-        return f"<{state} sync.{self._kind} at {self.offset} of the arena, {self._name!r}>"
+        return f"<{state} sync.{self._kind} object {self._name!r} at {self.offset} of the arena>"
 
     def locked(self) -> bool:
         """Does anybody hold it now?"""

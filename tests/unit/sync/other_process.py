@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import pickle
 import select
+import textwrap
+import time
 
 from duodao.children import guard
 
 
 class Other:
-    """A worker that runs `source`, which knows `fds`, `say(text)` and `hear()`."""
+    """A worker that runs `source`, which knows `fds`, `say(text)`, `hear()` and what else is given, pickled."""
 
-    def __init__(self, source, fds=()):
+    def __init__(self, source, **given):
+        begin = f"import pickle; globals().update(pickle.loads({pickle.dumps(given)!r}))\n" if given else ""
+        source = begin + textwrap.dedent(source)
         self._heard, said = os.pipe()
         told, self._tell = os.pipe()
-        self.child = guard.fork("sync_entries:run", arg=source.encode(), fds=[said, told, *fds])
+        self.child = guard.fork("sync_entries:run", arg=source.encode(), fds=[said, told])
         self.pid = self.child.pid
         os.close(said)
         os.close(told)
@@ -45,3 +50,11 @@ class Other:
         self.kill()
         os.close(self._heard)
         os.close(self._tell)
+
+
+def until(condition, what):
+    """Wait for something that another thread or process brings about."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not within 10 s"
+        os.sched_yield()

@@ -12,7 +12,6 @@ import threading
 import time
 
 import pytest
-from other_process import Other
 
 from duodao import arena
 from duodao.errors import UsageError
@@ -43,17 +42,9 @@ def mutex(offset):
 
 
 @pytest.fixture
-def other(mutex):
-    """Start other processes that know the mutex; they are ended afterwards."""
-    started = []
-
-    def start(source):
-        started.append(Other(USE.format(offset=mutex.offset) + source))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.close()
+def sharer(mutex, other):
+    """Start other processes that know the mutex."""
+    return lambda source: other(USE.format(offset=mutex.offset) + textwrap.dedent(source))
 
 
 def in_thread(function):
@@ -112,11 +103,11 @@ def test_a_thread_that_ends_with_it_is_told(mutex):
     mutex.unlock()
 
 
-def test_a_process_that_is_killed_with_it_is_told(mutex, other):
+def test_a_process_that_is_killed_with_it_is_told(mutex, sharer):
     """kill -9 of the owner, and of a worker that waits: who waits next gets it, and knows."""
-    owner = other("mutex.trylock(); say(mutex.owner()); hear()")
+    owner = sharer("mutex.trylock(); say(mutex.owner()); hear()")
     assert int(owner.hear()) == mutex.owner() == owner.pid
-    waiter = other("say()\nwith mutex.held() as undone: say(undone); hear()")
+    waiter = sharer("say()\nwith mutex.held() as undone: say(undone); hear()")
     waiter.hear()
     assert mutex.lock(0.001) == OVER
     owner.kill()
@@ -179,9 +170,9 @@ def test_interrupts_never_leave_it_taken(mutex):
     assert blocks > 0
 
 
-def test_an_interrupt_reaches_a_waiter(mutex, other):
+def test_an_interrupt_reaches_a_waiter(mutex, sharer):
     """Ctrl-C works in the wait for a mutex that nobody gives back."""
-    owner = other("mutex.trylock(); say(); hear()")
+    owner = sharer("mutex.trylock(); say(); hear()")
     owner.hear()
     main = threading.main_thread().ident
     thread = threading.Thread(target=lambda: signal.pthread_kill(main, signal.SIGINT))
@@ -193,7 +184,7 @@ def test_an_interrupt_reaches_a_waiter(mutex, other):
     assert mutex.owner() == owner.pid
 
 
-def test_processes_exclude_each_other(mutex, other):
+def test_processes_exclude_each_other(mutex, sharer):
     """Three processes and two threads that add in the block: no addition is lost."""
     total = arena.get().view(mutex.offset + 64, 8).cast("Q")
     add = f"""
@@ -206,7 +197,7 @@ def test_processes_exclude_each_other(mutex, other):
             mutex.done()
     say()
     """
-    processes = [other(textwrap.dedent(add)) for _ in range(3)]
+    processes = [sharer(add) for _ in range(3)]
 
     def here():
         for _ in range(2000):
@@ -236,7 +227,7 @@ def test_a_forked_copy_is_not_the_owner(mutex):
     assert mutex.unlock() == 0
 
 
-def test_a_word_is_waited_for(offset, mutex, other):
+def test_a_word_is_waited_for(offset, mutex, sharer):
     """A wait ends at once when the word is another, after its time, and when another process wakes it."""
     word = Word(offset + 64)
     word.value = 7
@@ -244,7 +235,7 @@ def test_a_word_is_waited_for(offset, mutex, other):
     assert not word.wait(7, 0)
     assert not word.wait(7, 0.001)
     assert word.wake(robust.ALL) == 0
-    waiter = other(f"word = Word({offset + 64}); say()\nwhile word.value == 7: word.wait(7)\nsay(word.value)")
+    waiter = sharer(f"word = Word({offset + 64}); say()\nwhile word.value == 7: word.wait(7)\nsay(word.value)")
     waiter.hear()
     word.value = 8
     word.wake(robust.ALL)
