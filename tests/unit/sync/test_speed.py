@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from conftest import need
 from duodao.errors import Deadlock
 from duodao.sync import speed
 from duodao.sync.lock import Lock, RLock, _Held
