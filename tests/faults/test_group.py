@@ -230,6 +230,43 @@ def test_a_forked_copy_can_t_start_tasks():
         assert task.is_alive()
 
 
+def test_a_forked_copy_leaves_the_block_at_once():
+    """A copy of the program that runs to the block's end waits for nobody there: the tasks are the original's."""
+    pid = None
+    with duodao.Group() as group:
+        task = group.start(sleep_for_ever, daemon=True)
+        pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert task.exitcode == -15
+
+
+def test_a_handler_that_prints_and_one_that_raises():
+    """Signal handlers of a task that print, or leave, in the middle of its output tear no frame."""
+
+    def talk(path):
+        signal.signal(signal.SIGUSR1, lambda *_: print("signal"))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
+        for _ in range(200):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            print("x" * 1000)
+        with open(path, "w") as file:
+            file.write("up")
+        while True:
+            print("x" * 100_000)
+
+    reader, writer = os.pipe()
+    try:
+        with duodao.Group() as group:
+            task = group.start(talk, f"/proc/{os.getpid()}/fd/{writer}", daemon=True)
+            assert os.read(reader, 2) == b"up"
+        assert task.exitcode == 5
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 def test_a_task_may_own_a_group():
     """A process task makes a group of its own, with processes of its own."""
 

@@ -71,6 +71,11 @@ class Fleet:
         if link.child is None or link.child.exitcode is not None:
             self._ended(link)
 
+    def pids(self) -> set[int]:
+        """The processes that are idle."""
+        with self._lock:
+            return {idle.link.child.pid for idle in self._idle if idle.link.child is not None}
+
     def clear(self) -> None:
         """End all of them and wait until they are gone."""
         with self._lock:

@@ -21,6 +21,7 @@ from typing import Any
 
 from duodao import descriptors
 from duodao.clock import SYSTEM
+from duodao.cost import proc
 from duodao.lanes import wire
 from duodao.lanes.forward import LineStream, LogHandler, apply_levels
 from duodao.lanes.single import users
@@ -60,6 +61,8 @@ class _Solo:
     def __init__(self, pipe: int, levels: dict[str, int]) -> None:
         self._pipe = pipe
         self._writing = threading.RLock()
+        self._outbox: list[list[Any]] = []  # the frame that is being written, and those that came meanwhile
+        self._torn = False  # what follows could not be read: the exit code has to say how it ended
         self._streams = (LineStream(1, self._print), LineStream(2, self._print))
         self._logs = LogHandler(self._log)
         sys.stdout, sys.stderr = self._streams
@@ -114,12 +117,24 @@ class _Solo:
         """Write one frame."""
         pieces: list[Any] = list(wire.parts(kind, seq, **fields))
         with self._writing:
-            while pieces:
-                wrote = os.writev(self._pipe, pieces)
-                while pieces and wrote >= len(pieces[0]):
-                    wrote -= len(pieces.pop(0))
-                if wrote:
-                    pieces[0] = memoryview(pieces[0])[wrote:]
+            self._outbox.append(pieces)
+            if len(self._outbox) > 1:  # a signal handler that prints, in the middle of a frame: afterwards
+                return
+            try:
+                while self._outbox and not self._torn:
+                    self._write(self._outbox[0])
+                    self._outbox.pop(0)
+            except BaseException:  # a signal handler that raises: how much was written is unknown
+                self._torn = True
+                raise
+
+    def _write(self, pieces: list[Any]) -> None:
+        while pieces:
+            wrote = os.writev(self._pipe, pieces)
+            while pieces and wrote >= len(pieces[0]):
+                wrote -= len(pieces.pop(0))
+            if wrote:
+                pieces[0] = memoryview(pieces[0])[wrote:]
 
     def _print(self, number: int, text: str) -> None:
         self.send(wire.OUTPUT, number, body=text.encode("utf-8", "surrogatepass"))
@@ -202,7 +217,7 @@ def _all_stuck(wait: graph.Wait, own: threading.Thread) -> tuple[bool, tuple[tup
 
     No: a thread that runs, a child process, a signal handler or a time-out may.
     """
-    stuck = not wait.timed and not handlers() and not offspring()
+    stuck = not wait.timed and not handlers() and not offspring() and not native()
     stacks = []
     for thread in threading.enumerate():
         if thread is own or thread.ident is None:
@@ -212,6 +227,22 @@ def _all_stuck(wait: graph.Wait, own: threading.Thread) -> tuple[bool, tuple[tup
         on = "runs" if other is None else f"waits for {other.on.describe()}"
         stacks.append((f"thread {thread.name!r} of process {os.getpid()} {on}", users(graph.stack_of(thread.ident))))
     return stuck, tuple(stacks)
+
+
+def native() -> bool:
+    """Has this process threads that are not Python's and that could call into it (audio, a window system)?
+
+    One that sleeps in a futex, as idle threads of a numerical library do, waits for another thread like ours.
+    """
+    known = {thread.native_id for thread in threading.enumerate()}
+    try:
+        for tid in set(proc.threads(os.getpid())) - known:
+            times = proc.times(os.getpid(), tid)
+            if times.letter != "S" or not times.wchan.startswith("futex"):
+                return True
+    except (OSError, ValueError):  # one has just ended: the next look will tell; or there is no /proc
+        return sys.platform == "linux"
+    return False
 
 
 def handlers() -> bool:

@@ -187,6 +187,8 @@ class Group:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> bool:
+        if os.getpid() != self._pid:  # a forked copy leaves the block: the tasks are the original's
+            return False
         closing = Closing(self)
         closing.wait(partial(self._body_ended, error, closing))
         closing.release(self._timers)
@@ -203,6 +205,8 @@ class Group:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> bool:
+        if os.getpid() != self._pid:
+            return False
         closing = Closing(self)
         await closing.await_(partial(self._body_ended, error, closing))
         closing.release(self._timers)

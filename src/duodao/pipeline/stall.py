@@ -5,7 +5,8 @@ one ends, and when the owner begins to wait for the end; a second one follows th
 the same wait, its thread asleep, and nobody else who could end one, the group fails. So it is never reported while
 
   - another thread of the program runs, or waits for anything but our primitives (a server in `accept`);
-  - the program has a signal handler of its own, or a child process that is no task of the group;
+  - the program has a signal handler of its own, a child process that is no task of the group, or threads of a C library
+    that do more than wait for each other;
   - a loop of the group has a timer, a connection, a listener or a task that waits for something else;
   - a task waits with a time-out, waits for its restart, or is a process that has a thread, child or handler as above.
 
@@ -26,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 from duodao.children import guard
 from duodao.cost import proc
 from duodao.errors import Stalled
+from duodao.lanes.fleet import FLEET
 from duodao.lanes.single import users
-from duodao.lanes.solo import handlers, offspring
+from duodao.lanes.solo import handlers, native, offspring
 from duodao.pipeline.closing import GroupEnd
 from duodao.sync import graph
 
@@ -112,7 +114,7 @@ class Stall:
                 if number is None:
                     return None
                 waits.append(("other", number))
-        if not live or handlers() or self._others(live):
+        if not live or handlers() or native() or self._others(live):
             return None
         return tuple(waits)
 
@@ -152,7 +154,7 @@ class Stall:
         found = offspring()
         if keeper is not None:
             found |= offspring(keeper)
-        return bool(found - own - {keeper})
+        return bool(found - own - FLEET.pids() - {keeper})
 
     def _error(self) -> Stalled:
         lines, stacks = [], []

@@ -175,6 +175,41 @@ def test_a_thread_that_can_t_be_stopped_is_given_up():
     assert task.state == "ended"
 
 
+@pytest.mark.leaves("threads")
+def test_a_coroutine_that_blocks_its_loop_is_given_up():
+    """A call that blocks the group's loop can't be cancelled: a RuntimeWarning names it, and the block ends."""
+    gate, begun = threading.Event(), threading.Event()
+
+    async def block():
+        begun.set()
+        gate.wait()
+
+    try:
+        with pytest.warns(RuntimeWarning, match="'block-1'.*given up"), duodao.Group(grace=0.01) as group:
+            task = group.start(block, daemon=True)
+            assert begun.wait(10)
+    finally:
+        gate.set()
+    assert task.exitcode == -15
+
+
+def test_a_callback_that_waits_for_a_process():
+    """A callback of a process that waits for another process would hold up who sees that end: Deadlock, logged."""
+    seen = []
+
+    def wait_for_other(_):
+        try:
+            other.join()
+        except Deadlock as error:
+            seen.append(str(error))
+
+    with duodao.Group() as group:
+        other = group.start(wait_for_ever, lane="process", daemon=True, name="other")
+        task = group.start(len, (), lane="process")
+        task.add_done_callback(wait_for_other)
+    assert "'other'" in seen[0]
+
+
 def test_groups_nest():
     """A task of one group may own another: a failure of the outer one ends the inner tasks."""
     inner = []
