@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence, Sized
 from itertools import repeat, starmap
@@ -72,6 +73,7 @@ class Buffer(Queue[T]):
         self._told = self._closed = False
         super().__init__(maxsize, order=order, via=via, name=name)
         self._init(maxsize)
+        _alive[id(self)] = self  # not a set: a subclass may have no hash
 
     # ---------------------------------------------------------- the hooks of queue.Queue; called with the mutex held
 
@@ -322,3 +324,18 @@ class Buffer(Queue[T]):
             RuntimeWarning,
             stacklevel=depth,
         )
+
+
+_alive: weakref.WeakValueDictionary[int, Buffer[Any]] = weakref.WeakValueDictionary()
+
+
+def _forget() -> None:
+    """In a forked copy the other threads are gone: whoever had the mutex, and those that would take the wake-ups."""
+    for queue in list(_alive.values()):
+        if not queue.mutex._is_owned():  # type: ignore[attr-defined]
+            queue.mutex._at_fork_reinit()  # type: ignore[attr-defined]
+        for parked in (queue._getters, queue._putters, queue._joiners):
+            parked.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

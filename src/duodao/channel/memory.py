@@ -54,7 +54,7 @@ class MemoryQueue(Buffer[T]):
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item, waiting for room up to `timeout` seconds; see Queue.put."""
-        if timeout is None:
+        if timeout is None or timeout >= 0:
             try:
                 self._acquire()
                 if self._getters:
@@ -84,7 +84,7 @@ class MemoryQueue(Buffer[T]):
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the next item, waiting for one up to `timeout` seconds; see Queue.get."""
-        if timeout is None:
+        if timeout is None or timeout >= 0:
             try:
                 self._acquire()
                 if self._putters:

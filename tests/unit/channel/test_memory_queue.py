@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import queue as standard
 import signal
 import threading
@@ -296,6 +297,40 @@ def test_a_put_in_a_finalizer():
     gc.collect()
     assert queue.qsize() == 2000
     assert queue.unfinished_tasks == 4000
+
+
+@pytest.mark.parametrize("order", ["fifo", "priority"])
+def test_a_forked_copy_works(order):
+    """In a forked child a queue is a copy that works: no thread of the parent holds it there, or takes its wake-ups."""
+    queue = duodao.Queue(order=order)
+    getter = Call(queue.get).blocked()
+    held, free = threading.Event(), threading.Event()
+
+    def hold():
+        with queue.mutex:
+            held.set()
+            free.wait(PATIENCE)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(PATIENCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on: that threads are lost is the point here
+        pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            signal.alarm(int(PATIENCE))
+            own = Call(queue.get).blocked()
+            queue.put("to the child")
+            code = int(own.result() != "to the child")
+        finally:
+            os._exit(code)
+    free.set()
+    thread.join(PATIENCE)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    queue.put("to the parent")
+    assert getter.result() == "to the parent"
 
 
 # Threads and tasks on one queue
