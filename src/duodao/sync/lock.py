@@ -353,6 +353,10 @@ class RLock(_Held):
         return super()._try_task(task)
 
     async def __aenter__(self) -> bool:
+        task = current_task()
+        if task is not None and (self._holder is task or not self._is_owned()) and self._take(False):
+            self._holder = task
+            return True
         return await self.aacquire()
 
     async def __aexit__(

@@ -46,8 +46,12 @@ def lose(error: BaseException, lock: object) -> None:
 
 
 def is_lost(error: BaseException | None, lock: object) -> bool:
-    """Is this the error with which the holder lost the lock?"""
-    return error is not None and any(each is lock for each in error.__dict__.get("_lost", ()))
+    """Is this, or what it came from, the error with which the holder lost the lock?"""
+    while error is not None:
+        if any(each is lock for each in error.__dict__.get("_lost", ())):
+            return True
+        error = error.__context__
+    return False
 
 
 class ThreadTicket:
