@@ -17,6 +17,7 @@ import queue
 import signal
 import sys
 import threading
+from time import monotonic
 from typing import Any
 
 from duodao import descriptors
@@ -159,8 +160,8 @@ def _join_threads() -> None:
 class _Herald:
     """Tells the supervisor of waits that last. Its thread is made by the first wait, and sleeps while there is none.
 
-    One that is armed looks at the wait of the main thread every MOMENT until there is none, or it has told of it; so a
-    thread that waits for a moment, many times, rings it once.
+    Armed, it looks at the main thread's wait within MOMENT, so many short waits ring it once. A wait that somebody else
+    here may end is looked at again each time its age has doubled: who could end it may have gone in silence.
     """
 
     def __init__(self, solo: _Solo) -> None:
@@ -168,10 +169,10 @@ class _Herald:
         self._lock = threading.Lock()
         self._wait: graph.Wait | None = None
         self._told: graph.Wait | None = None
+        self._stuck = False
         self._armed = False
         self._thread: threading.Thread | None = None
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._nothing: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._owner = os.getpid()
 
     def seen(self, wait: graph.Wait | None) -> None:
@@ -194,22 +195,27 @@ class _Herald:
             self._bell.put(True)
 
     def _main(self) -> None:
+        delay = None
         while True:
-            self._bell.get()
-            while (wait := self._next()) is not None:
-                SYSTEM.get(self._nothing, MOMENT)
-                with self._lock:
-                    if self._wait is wait:
-                        self._told = wait
-                        stuck, stacks = _all_stuck(wait, threading.current_thread())
-                        meta = (wait.on.describe(), stuck, wait.number, stacks)
-                        self._solo.send(BLOCKED, meta=meta)
+            SYSTEM.get(self._bell, delay)
+            delay = self._look()
 
-    def _next(self) -> graph.Wait | None:
+    def _look(self) -> float | None:
+        """Tell of the present wait if it lasts; seconds until the next look, None: when the next wait begins."""
         with self._lock:
             wait = self._wait
-            self._armed = wait is not None and wait is not self._told
-            return wait if self._armed else None
+            self._armed = False
+            if wait is None:
+                return None
+            age = monotonic() - wait.since
+            if wait is not self._told and age < MOMENT:
+                self._armed = True
+                return MOMENT - age
+            stuck, stacks = _all_stuck(wait, threading.current_thread())
+            if wait is not self._told or stuck != self._stuck:
+                self._told, self._stuck = wait, stuck
+                self._solo.send(BLOCKED, meta=(wait.on.describe(), stuck, wait.number, stacks))
+            return None if stuck or wait.timed else age
 
 
 def _all_stuck(wait: graph.Wait, own: threading.Thread) -> tuple[bool, tuple[tuple[str, graph.Stack], ...]]:

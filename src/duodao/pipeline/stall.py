@@ -2,7 +2,8 @@
 
 Nothing is polled. A look is planned, MOMENT later, when the last task that ran begins a wait without a time-out, when
 one ends, and when the owner begins to wait for the end; a second one follows the first. Only if both find every task in
-the same wait, its thread asleep, and nobody else who could end one, the group fails. So it is never reported while
+the same wait, its thread asleep, and nobody else who could end one, the group fails. While there is somebody else, who
+may go in silence, the next look follows after twice the time of the last. So it is never reported while
 
   - another thread of the program runs, or waits for anything but our primitives (a server in `accept`);
   - the program has a signal handler of its own, a child process that is no task of the group, or threads of a C library
@@ -10,7 +11,6 @@ the same wait, its thread asleep, and nobody else who could end one, the group f
   - a loop of the group has a timer, a connection, a listener or a task that waits for something else;
   - a task waits with a time-out, waits for its restart, or is a process that has a thread, child or handler as above.
 
-What ends all of these in silence, without a task's doing anything, is seen at the next event only.
 Source: the Go runtime's checkdead, https://github.com/golang/go/blob/master/src/runtime/proc.go
 """
 
@@ -22,6 +22,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from duodao.children import guard
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 MOMENT = 0.1
 """Seconds before the first look, and between the two."""
+_AGES = 1e6
+"""Seconds after which nobody looks any more: a fake clock gets there in no time."""
 _SERVANTS = ("duodao-guard-reader", "duodao-exchange-", "duodao-timers-")
 """Threads of ours that end no wait by themselves."""
 _QUIET_UVLOOP = ("UVAsync", "UVIdle", "UVCheck")
@@ -52,18 +55,20 @@ class Stall:
 
     def __init__(self, group: Group) -> None:
         self._group = group
-        self._planned = False
+        self._soon = False  # a look is planned for the next MOMENT
+        self._number = 0  # of the planned look
         self._witness: Task | None = None  # one that ran when last looked at
 
     def look_soon(self) -> None:
         """The owner is about to wait for the end."""
-        self._plan() if self._all_wait() else None
+        if self._all_wait():
+            self._plan(MOMENT)
 
     def look(self) -> None:
         """A task begins a wait, or has ended."""
         group = self._group
-        if group.phase == "closing" and not self._planned and not group.cancelled and self._all_wait():
-            self._plan()
+        if group.phase == "closing" and not self._soon and not group.cancelled and self._all_wait():
+            self._plan(MOMENT)
 
     def _all_wait(self) -> bool:
         group = self._group
@@ -78,19 +83,27 @@ class Stall:
                 return False
         return bool(live)
 
-    def _plan(self) -> None:
-        self._planned = True
-        self._group.later(MOMENT, self._first)
+    def _plan(self, delay: float) -> None:
+        """Look after `delay` seconds, and forget the look that was planned before."""
+        self._soon = delay == MOMENT
+        self._number += 1
+        self._group.later(delay, partial(self._first, self._number, delay))
 
-    def _first(self) -> None:
-        self._planned = False  # before the look: what happens during it plans the next
+    def _first(self, number: int, delay: float) -> None:
+        if number != self._number:
+            return
+        self._soon = False  # before the look: what happens during it plans the next
         seen = self._signature()
         if seen is not None:
-            self._group.later(MOMENT, lambda: self._second(seen))
+            self._group.later(MOMENT, partial(self._second, number, seen))
+        elif number == self._number and delay < _AGES and not self._group.cancelled and self._all_wait():
+            self._plan(2 * delay)
 
-    def _second(self, seen: Signature) -> None:
+    def _second(self, number: int, seen: Signature) -> None:
         if self._signature() == seen:
             self._group.fail(self._error())
+        elif number == self._number and self._all_wait():
+            self._plan(2 * MOMENT)
 
     # What has to hold
 

@@ -198,7 +198,7 @@ def test_a_thread_outside_may_end_it(watched):
     with duodao.Group() as group:
         group.start(wait, event, lane="thread")
     thread.join()
-    assert watched.found == [None]
+    assert set(watched.found) == {None}
 
 
 def test_a_signal_handler_may_end_it(watched, monkeypatch):
@@ -220,7 +220,27 @@ def test_a_signal_handler_may_end_it(watched, monkeypatch):
             group.start(wait, event, lane="thread")
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert watched.found == [None]
+    assert set(watched.found) == {None}
+
+
+def test_who_could_end_it_may_go_in_silence():
+    """A thread outside that ends without ending the wait: the group is looked at again, and fails."""
+    thread = threading.Thread(target=threading.Event().wait, args=(3 * stall.MOMENT,))
+    thread.start()
+    with expect_stall() as group:
+        group.start(wait, Event(), lane="thread")
+    thread.join()
+
+
+def test_a_thread_of_a_process_may_go_in_silence():
+    """The same inside of a process task."""
+
+    def lost():
+        threading.Thread(target=threading.Event().wait, args=(0.2,)).start()
+        Event(name="alone").wait()
+
+    with expect_stall("Event 'alone'") as group:
+        group.start(lost, lane="process")
 
 
 def test_a_quiet_server_is_not_reported():
