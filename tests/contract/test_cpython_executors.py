@@ -42,7 +42,7 @@ MODULES = modules()
 INSIDE = "it looks at attributes of CPython's implementation"
 NAMED = "it makes the standard library's executor by its full name"
 CONTEXT = "it needs semaphores or queues of multiprocessing as arguments, which only travel by inheritance there"
-BREAKS = "it holds that a killed worker breaks the pool; ours goes on, as tests/faults/test_pool.py holds"
+BREAKS = "it holds that a killed worker breaks the pool; ours goes on, as tests/faults/test_pool_faults.py holds"
 OUT: dict[str, dict[str, str]] = {
     "ThreadPoolShutdownTest": {
         "test_threads_terminate": INSIDE,

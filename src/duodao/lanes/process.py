@@ -88,9 +88,11 @@ class Processes:
             return
         with self._lock:
             if isinstance(packed, Lease):
+                known = len(self._links)
                 link = self._choose()
                 link.lease(packed)
-                waits = link.backlog or link.child is None or self._work.timeout is not None
+                new = len(self._links) > known  # nobody listens to it yet
+                waits = new or link.backlog or self._work.timeout is not None
             else:
                 self._waiting.extend((batch, deliver, span) for span in packed)
                 waits = True

@@ -266,7 +266,11 @@ class Courier(Roster):
     def _let_go(self) -> None:
         with self._lock:
             lane, self._lane = self._lane, None
-        if lane is not None:
+        if lane is None:
+            pass
+        elif get_ident() in self._inside:  # in the lane's own thread it doesn't wait
+            lane.close(2.0)
+        else:
             self._callbacks.put(lane.close, 2.0)
         self._callbacks.end(wait=False)
 
