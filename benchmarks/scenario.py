@@ -110,6 +110,7 @@ def load() -> dict[str, Scenario]:
     from benchmarks import (
         auto,
         coroutines,
+        locks,
         payloads,
         pipelines,
         process_tiny,
@@ -119,6 +120,6 @@ def load() -> dict[str, Scenario]:
         waiting,
     )
 
-    order = (process_tiny, process_uneven, threads, coroutines, payloads, pipelines, auto, starting, waiting)
+    order = (process_tiny, process_uneven, threads, coroutines, payloads, pipelines, auto, starting, waiting, locks)
     names = [name for module in order for name in module.NAMES]
     return {name: SCENARIOS[name] for name in names}
