@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import operator
 import os
 import platform
 import sys
@@ -269,6 +270,19 @@ def _refusal(code: int) -> Exception:
             "thread was just using; let the handler set a flag, and use it afterwards"
         )
     return OSError(code, f"shared memory can't be entered: {os.strerror(code)}")
+
+
+class InC(property):
+    """A method that is, on an object, the C function in its attribute `where`: no Python runs at its begin.
+
+    Called on the class, as `contextlib.ExitStack` does, it is an ordinary method.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__(operator.attrgetter(where))
+
+    def __call__(self, it: Any, *arguments: Any) -> Any:
+        return self.__get__(it)(*arguments)
 
 
 class Word:

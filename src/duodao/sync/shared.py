@@ -4,12 +4,13 @@ The mutex of a cell in the arena is the lock, so the kernel frees it when its ho
 one. A handle travels as a number, also to tasks that already run. An uncontended `with` is two calls of C and a look at
 the stamp; a wait that lasts longer than PATIENCE is published to this process (`graph`) and to the others (`table`).
 
-`__exit__` and `release` are C functions that each object has in a slot: see `robust.py`, invariant 4.
+`__exit__` and `release` are C functions: see `robust.py`, invariant 4.
 """
 
 from __future__ import annotations
 
 import _thread
+import itertools
 import os
 import sys
 import threading
@@ -21,12 +22,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from duodao.errors import Closed, Deadlock, OwnerDied
 from duodao.sync import cells, graph, lines, lot, table, threads
 from duodao.sync.named import site
-from duodao.sync.robust import BUSY, DEAD, OVER, OWN, SLICE, native
+from duodao.sync.robust import BUSY, DEAD, OVER, OWN, SLICE, InC, native
 
 PATIENCE = 0.01
 """Seconds of waiting before a wait is published: most are shorter."""
-FIRST_CHECK = 0.05
-"""Seconds until a circle is looked for again; it is looked for at the begin, too, when the holder waits itself."""
+CHECKS = (0.02, 0.03)
+"""Seconds until a circle is looked for again, then again, then after each slice; the first time is at the begin."""
 _ME = threads.ME
 _S = TypeVar("_S", bound="Handle")
 
@@ -98,7 +99,7 @@ class Handle(lines.Shared):
 class Exclusive(Handle):
     """What Lock and RLock share."""
 
-    __slots__ = ("__exit__", "_mutex", "_ref", "_stamp", "_trylock", "_words", "release")
+    __slots__ = ("_give", "_leave", "_mutex", "_ref", "_stamp", "_trylock", "_words")
 
     def _adopt(self, cell: cells.Cell, name: str) -> None:
         super()._adopt(cell, name)
@@ -108,8 +109,8 @@ class Exclusive(Handle):
         self._words = cell.words
         self._trylock = native().trylock
         told = _Told(cell, f"{self._kind} {name!r}")
-        self.__exit__ = native().leave(cell.mutex.pointer, told.__getitem__)  # type: ignore[method-assign]
-        self.release = native().leaver(cell.mutex.pointer, told.__getitem__)  # type: ignore[method-assign]
+        self._leave = native().leave(cell.mutex.pointer, told.__getitem__)
+        self._give = native().leaver(cell.mutex.pointer, told.__getitem__)
         held = table.get().locks
         held[id(self)] = cell.mutex
         weakref.finalize(self, held.pop, id(self), None).atexit = False
@@ -120,6 +121,9 @@ class Exclusive(Handle):
             """Give it back. RuntimeError, naming the holder, for anyone but the one that holds it."""
 
         def __exit__(self, *error: object) -> None: ...
+
+    else:
+        release, __exit__ = InC("_give"), InC("_leave")
 
     def __repr__(self) -> str:
         state = "locked" if self._mutex.owner() else "unlocked"
@@ -241,8 +245,8 @@ class Exclusive(Handle):
         try:
             line.write(lines.LOCK, self.offset, self.describe(), timed=deadline is not None)
             wait = shared.begin(line, _thread.get_ident(), self, timed=deadline is not None)
-            pause = FIRST_CHECK
-            while True:
+            for longest in itertools.chain(CHECKS, itertools.repeat(SLICE)):
+                pause = longest
                 if deadline is not None:
                     pause = min(pause, deadline - monotonic())
                     if pause <= 0:
@@ -254,7 +258,7 @@ class Exclusive(Handle):
                     return code
                 self._check_open()
                 shared.check(line, wait)
-                pause = SLICE
+            raise AssertionError
         finally:
             shared.leave(line, wait)
 

@@ -6,12 +6,12 @@ import _thread
 from collections.abc import Callable
 from threading import BrokenBarrierError
 from time import monotonic
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from duodao import arena
 from duodao.errors import UsageError
 from duodao.sync import cells, graph, lines, lot, table, turns
-from duodao.sync.robust import SLICE
+from duodao.sync.robust import SLICE, InC
 from duodao.sync.shared import Exclusive, Handle, RLock
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class Condition(Turned):
     live; one that is killed between being told and having the lock again hands it on. UsageError for another lock.
     """
 
-    __slots__ = ("__exit__", "_acquire_restore", "_is_owned", "_lock", "_release_save", "acquire", "release")
+    __slots__ = ("_acquire_restore", "_is_owned", "_lock", "_release_save", "acquire", "release")
     _kind = "Condition"
 
     def __init__(self, lock: Any = None, *, name: str | None = None) -> None:
@@ -79,10 +79,16 @@ class Condition(Turned):
         self._lock = lock
         self.acquire = lock.acquire
         self.release = lock.release
-        self.__exit__ = lock.__exit__
         self._is_owned = lock._is_owned
         self._release_save = lock._release_save
         self._acquire_restore = lock._acquire_restore
+
+    if TYPE_CHECKING:
+
+        def __exit__(self, *error: object) -> None: ...
+
+    else:
+        __exit__ = InC("_lock._leave")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _condition, (self._cell, self._name, self._lock)

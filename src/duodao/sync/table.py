@@ -45,7 +45,7 @@ from duodao.sync.lines import (
 )  # fmt: skip
 from duodao.sync.robust import DEAD, SLICE, Mutex, Word
 
-RENEW = 0.05
+RENEW = 0.025
 _MAGIC = 0x64756F_64616F_01
 _GUARD_AT = arena.COMMON_AT + 64
 _MADE_AT = arena.COMMON_AT + 128
@@ -159,9 +159,9 @@ class Table:
         finally:
             self._blind.discard(who)
 
-    def check(self, line: Line, wait: graph.Wait) -> None:
-        """`graph.check` for a wait that stands in the table. As `begin`."""
-        if wait.timed or not self._is_stuck(wait.on) or not self._have_guard():
+    def check(self, line: Line, wait: graph.Wait, patience: float = SLICE) -> None:
+        """`graph.check` for a wait that stands in the table. As `begin`. patience: seconds for the guard."""
+        if wait.timed or not self._is_stuck(wait.on) or not self._have_guard(patience):
             return
         try:
             graph.check(wait)
@@ -177,10 +177,10 @@ class Table:
             graph.waiting(who) or (isinstance(who, graph.Far) and self.waits_of(who)) for who in on.resolvers() or ()
         )
 
-    def _have_guard(self) -> bool:
+    def _have_guard(self, patience: float = SLICE) -> bool:
         """Have the guard, or look again with the next slice: its owner may be stopped, or wait for a renewal."""
         try:
-            code = self._guard.lock(SLICE)
+            code = self._guard.lock(patience)
             if code == DEAD:
                 self._guard.consistent()
         except BaseException:
@@ -253,7 +253,7 @@ class Table:
         try:
             line.write(THREAD, self._end_of(wait), wait.on.describe(), timed=False)
             while True:
-                self.check(line, wait)
+                self.check(line, wait, 0.0)  # who has the guard may wait for this line to be renewed
                 if ticket.wait(RENEW):
                     return True
                 if wait.doom is None:

@@ -322,9 +322,9 @@ def counted():
     checks = []
     real = table.Table.check
 
-    def check(self, line, wait):
+    def check(self, line, wait, *patience):
         checks.append(1)
-        return real(self, line, wait)
+        return real(self, line, wait, *patience)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table.Table, "check", check)
