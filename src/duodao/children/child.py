@@ -32,6 +32,10 @@ class Keeper(Protocol):
         """Start a child of kind "fork" or "exec". Lost: the keeper died. OSError: no process could be made."""
         ...
 
+    def preload(self, name: str) -> None:
+        """Have children start with this module imported, where they are forked."""
+        ...
+
     def signal(self, pid: int, number: int) -> None:
         """Send signal `number` to the process group of a child that has not been reaped."""
         ...

@@ -95,6 +95,14 @@ def number() -> int | None:
     return getattr(_home.keeper, "pid", None)
 
 
+def preload(module: str) -> None:
+    """Have the guard import `module` before it forks again, once: its children need not then. GuardDied as `fork`.
+
+    Only for modules of ours, which start no thread.
+    """
+    _home.get().preload(module)
+
+
 def fork(entry: str, *, arg: bytes = b"", fds: Sequence[int] = ()) -> Child:
     """Start a worker: the `module:function` named by `entry` is called as function(arg, fds) in a fork of the guard.
 

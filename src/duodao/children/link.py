@@ -22,7 +22,7 @@ from duodao.children.child import Child, Lost, Unanswered
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PRELOAD = ("pickle", "cloudpickle", "duodao.lanes.worker", "duodao.lanes.solo")
+PRELOAD = ("pickle", "cloudpickle", "duodao.lanes.worker")
 """What the guard imports before it forks: what a worker needs, and nothing that starts a thread (numpy does)."""
 PRELOAD_IF_USED = ("duodao.dropin.multiprocessing.process",)
 """Also imported there by programs that have it themselves by then: each of their processes is 30 ms sooner ready."""
@@ -58,6 +58,7 @@ class Link:
         self._sending = threading.Lock()  # held while the socket is used or closed: else its number may be another's
         self._dead = False
         self._stopping = False
+        self._preloaded: set[str] = set()
         self._sock, theirs = _socket_pair()
         self._thread = threading.Thread(target=self._read, name="duodao-guard-reader", daemon=True)
         try:
@@ -89,6 +90,13 @@ class Link:
                 self._requests.pop(number, None)
             raise
         return request.child
+
+    def preload(self, name: str) -> None:
+        """Have the guard import a module before what it forks next."""
+        if name not in self._preloaded:
+            self._preloaded.add(name)
+            with contextlib.suppress(Lost):  # the next guard will be asked, too
+                self._send(("preload", name), (), 0)
 
     def signal(self, pid: int, number: int) -> None:
         """Have the guard signal a child: it is the one who knows whether the number is still the child's."""

@@ -68,6 +68,9 @@ class Portable:
         thread.start()
         return child
 
+    def preload(self, name: str) -> None:
+        """Each child is an interpreter of its own, and imports for itself."""
+
     def signal(self, pid: int, number: int) -> None:
         """Signal the process group of a child."""
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -121,9 +121,23 @@ class _Zygote:
         (kind, *fields), fds = received
         if kind == "signal":
             self._signal(*fields)
+        elif kind == "preload":
+            self._import(*fields)
         else:
             self._fork(kind, fields, fds)
         return True
+
+    def _import(self, name: str) -> None:
+        """Load what children will need. If that starts a thread we may not fork any more: another guard must."""
+        try:
+            _preload(name)
+        except RuntimeError:
+            with contextlib.suppress(OSError):
+                wire.send(self._sock, wire.encode(("broken", traceback.format_exc())))
+            reap.kill_all()
+            os._exit(1)
+        gc.collect()
+        gc.freeze()
 
     def _fork(self, kind: str, fields: list[Any], fds: list[int]) -> None:
         request, *rest = fields
