@@ -68,6 +68,8 @@ class MemoryQueue(Buffer[T]):
                         self.unfinished_tasks -= len(self._source) == size
                         raise
                     return
+                if not block and 0 < self._maxsize == self._limit:
+                    raise Full
             finally:
                 try:  # noqa: SIM105  # a call too many
                     self._release()
@@ -91,6 +93,8 @@ class MemoryQueue(Buffer[T]):
                     lot.wake(self._putters)
                 if self._source:
                     return self._pop()
+                if not block and self._limit >= 0:
+                    raise Empty
             finally:
                 try:  # noqa: SIM105  # a call too many
                     self._release()
