@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from duodao.children.child import Child
 
 _BUFFER = 1 << 18
+_PRELOADED = (
+    "duodao.lanes.solo", "duodao.sync.lock", "duodao.sync.signal", "duodao.sync.shared", "duodao.channel.shared",
+    "duodao.channel.memory",
+)  # fmt: skip
+"""What a task is likely to be sent, if it is loaded here: the guard imports it once, and the processes need not."""
 _LOG = logging.getLogger("duodao")
 
 
@@ -106,6 +111,9 @@ class Process:
         reader, writer = (lift(end) for end in os.pipe())
         try:
             os.set_blocking(reader, False)
+            for name in _PRELOADED:
+                if name in sys.modules:
+                    guard.preload(name)
             child = guard.fork("duodao.lanes.solo:main", arg=self._packed.arg, fds=[writer, *self._packed.fds])
         except BaseException:
             os.close(reader)

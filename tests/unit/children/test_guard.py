@@ -412,3 +412,15 @@ def test_the_interpreters_options_are_passed_on(monkeypatch):
     flags = boot.interpreter_flags()
     assert "-Werror" in flags
     assert ["utf8=1" in flags, "dev" in flags, "importtime" in flags] == [True, True, False]
+
+
+def test_a_module_is_preloaded_once_it_is_asked_for():
+    """`preload` has later children begin with a module imported; a new guard is asked again."""
+    said = b"import os, sys; os.write(fds[0], b'%d' % ('colorsys' in sys.modules))"
+    for _ in range(2):
+        guard.preload("colorsys")
+        guard.preload("colorsys")
+        reader, writer = os.pipe()
+        assert output(said, (reader, writer)) == b"1"
+        os.close(reader)
+        guard.shutdown()
