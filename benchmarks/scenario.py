@@ -116,10 +116,23 @@ def load() -> dict[str, Scenario]:
         process_tiny,
         process_uneven,
         starting,
+        thread_queues,
         threads,
         waiting,
     )
 
-    order = (process_tiny, process_uneven, threads, coroutines, payloads, pipelines, auto, starting, waiting, locks)
+    order = (
+        process_tiny,
+        process_uneven,
+        threads,
+        coroutines,
+        payloads,
+        pipelines,
+        auto,
+        starting,
+        waiting,
+        locks,
+        thread_queues,
+    )
     names = [name for module in order for name in module.NAMES]
     return {name: SCENARIOS[name] for name in names}
