@@ -311,10 +311,13 @@ class Buffer(Queue[T]):
 
     def _tell_growth(self) -> None:
         """Say once, to whoever puts, that nothing bounds this queue."""
-        if self._told or self._maxsize > 0 or self._qsize() < GROWN:
+        if self._told or self._maxsize > 0:
             return
-        self._told = True
-        self._tune()
+        with self.mutex:
+            if self._told or self._qsize() < GROWN:
+                return
+            self._told = True
+            self._tune()
         depth, frame = 1, sys._getframe()
         while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
             depth, frame = depth + 1, frame.f_back
