@@ -12,17 +12,16 @@ Source: asyncio.TaskGroup; N. J. Smith, https://vorpus.org/blog/notes-on-structu
 from __future__ import annotations
 
 import asyncio
-import inspect
 import itertools
 import os
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import CancelledError
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, Unpack, overload
 
 from duodao.clock import SYSTEM, Clock
 from duodao.errors import Closed, UsageError
@@ -30,6 +29,7 @@ from duodao.lanes.apart import Exchange, Packed, Process
 from duodao.lanes.eventloop import LoopThread, post
 from duodao.lanes.interrupt import Cancelled, Interrupt, attach, detach
 from duodao.lanes.single import Call, Coroutine, Ending, Noted, Over, Single, Thread
+from duodao.pipeline.callee import Runs, StartOptions, function_of, lane_of, name_of
 from duodao.pipeline.closing import Closing, GroupEnd
 from duodao.pipeline.restart import Intensity, Restart, as_restart
 from duodao.pipeline.stall import Stall
@@ -37,7 +37,7 @@ from duodao.pipeline.task import Task
 from duodao.pipeline.timers import Timers
 from duodao.sync import graph, lot
 
-LANES = ("process", "thread", "coroutine")
+T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
@@ -62,7 +62,7 @@ class Group:
         self.phase = "new"
         self.cancelled = False
         self.owner: graph.Unit | None = None
-        self.live: dict[Task, None] = {}
+        self.live: dict[Task[Any], None] = {}
         self.failures: list[BaseException] = []
         self.notices: list[str] = []
         self.lock = threading.RLock()
@@ -89,11 +89,17 @@ class Group:
         )
 
     @property
-    def tasks(self) -> tuple[Task, ...]:
+    def tasks(self) -> tuple[Task[Any], ...]:
         """Those that have not ended."""
         with self.lock:
             return tuple(self.live)
 
+    @overload
+    def start(self, fn: Callable[..., Awaitable[T]], /, *args: Any, **options: Unpack[StartOptions]) -> Task[T]: ...
+    @overload
+    def start(self, fn: Callable[..., T], /, *args: Any, **options: Unpack[StartOptions]) -> Task[T]: ...
+    @overload
+    def start(self, fn: Runs[T], /, *args: Any, **options: Unpack[StartOptions]) -> Task[T]: ...
     def start(
         self,
         fn: Any,
@@ -104,7 +110,7 @@ class Group:
         name: str | None = None,
         daemon: bool = False,
         restart: str | Restart | None = None,
-    ) -> Task:
+    ) -> Task[Any]:
         """Start `fn(*args, **kwargs)`, or `fn.run(*args, **kwargs)` of an object that has `run()`, and return its Task.
 
         lane: "process", "thread" or "coroutine"; None: "coroutine" for an async function, else "process". name: the
@@ -113,18 +119,18 @@ class Group:
         while the group is being cancelled; NotPicklable when the function or an argument can't travel to a process;
         OSError, GuardDied when no process can be made.
         """
-        function = _function(fn)
-        lane = _lane(lane, function)
+        function = function_of(fn)
+        lane = lane_of(lane, function)
         if name is not None and not isinstance(name, str):
             raise UsageError(f"name={name!r}: a text is needed")
         if kwargs is not None and not isinstance(kwargs, Mapping):
             raise UsageError(f"kwargs={kwargs!r}: a mapping of keyword arguments is needed")
         plan = as_restart(restart)
         self._check_open()
-        call = Call(function, args, dict(kwargs or {}), name or f"{_name(fn)}-{next(self._counted)}")
+        call = Call(function, args, dict(kwargs or {}), name or f"{name_of(fn)}-{next(self._counted)}")
         make = self._maker(lane, call)
         intensity = None if plan is None else Intensity(plan, self.clock)
-        task = Task(self, call.name, lane, make, daemon=bool(daemon), intensity=intensity)
+        task: Task[Any] = Task(self, call.name, lane, make, daemon=bool(daemon), intensity=intensity)
         with self.lock:
             self._check_open()
             self.live[task] = None
@@ -261,7 +267,7 @@ class Group:
             self.end.cancelled_owner = True
             self.owner.cancel()
 
-    def settling(self, task: Task, ending: Ending) -> None:
+    def settling(self, task: Task[Any], ending: Ending) -> None:
         """For tasks: one has ended; those who wait for it are told next."""
         error = ending.error
         if error is None or (isinstance(error, CancelledError) and self.cancelled):
@@ -269,14 +275,14 @@ class Group:
         where = f", pid {task.pid}" if task.lane == "process" else ""
         self.fail(error, f"in task {task.name!r} ({task.lane}{where}) of group {self.name!r}")
 
-    def settled(self, task: Task, notice: str | None) -> None:
+    def settled(self, task: Task[Any], notice: str | None) -> None:
         """For tasks: it has ended, and its callbacks have run."""
         with self.lock:
             if notice is not None:
                 self.notices.append(notice)
         self._drop(task)
 
-    def _drop(self, task: Task) -> None:
+    def _drop(self, task: Task[Any]) -> None:
         with self.lock:
             self.live.pop(task, None)
             quiet = not self.live or all(each.daemon for each in self.live)
@@ -308,41 +314,3 @@ class Group:
             found: set[threading.Thread | None] = {each.thread for each in self.threads}
             found.update(each.thread for each in (self.exchange, self._timers, self.loop_thread) if each is not None)
         return found
-
-
-def _function(fn: Any) -> Callable[..., Any]:
-    """What is called: a function as it is, the `run` of an object that has one."""
-    run = getattr(fn, "run", None)
-    plain = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, partial, type)
-    if callable(run) and not isinstance(fn, plain):
-        return run  # type: ignore[no-any-return]  # a method: it travels with its object
-    if inspect.iscoroutine(fn):
-        fn.close()
-        raise UsageError(
-            "a coroutine was given: pass the async function and its arguments, start(fn, x), not start(fn(x))"
-        )
-    if not callable(fn):
-        raise UsageError(f"{fn!r} can't be started: a function, or an object with a run() method, is needed")
-    return fn  # type: ignore[no-any-return]
-
-
-def _lane(lane: str | None, function: Callable[..., Any]) -> str:
-    inner = function
-    while isinstance(inner, partial):
-        inner = inner.func
-    called = getattr(type(inner), "__call__", None)  # noqa: B004 - not whether it can be called: what is called
-    is_async = inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(called)
-    if lane is None:
-        return "coroutine" if is_async else "process"
-    if lane not in LANES:
-        raise UsageError(f"lane={lane!r}: one of {', '.join(map(repr, LANES))} is needed")
-    if is_async and lane != "coroutine":
-        raise UsageError(f"{function!r} is async: it runs on lane='coroutine', not on {lane!r}")
-    return lane
-
-
-def _name(fn: Any) -> str:
-    while isinstance(fn, partial):
-        fn = fn.func
-    name = getattr(fn, "__name__", None) or type(fn).__name__
-    return "lambda" if name == "<lambda>" else str(name)

@@ -57,7 +57,7 @@ class Stall:
         self._group = group
         self._soon = False  # a look is planned for the next MOMENT
         self._number = 0  # of the planned look
-        self._witness: Task | None = None  # one that ran when last looked at
+        self._witness: Task[Any] | None = None  # one that ran when last looked at
 
     def look_soon(self) -> None:
         """The owner is about to wait for the end."""
@@ -160,7 +160,7 @@ class Stall:
         if not _idle(loop):
             yield None
 
-    def _others(self, live: list[Task]) -> bool:
+    def _others(self, live: list[Task[Any]]) -> bool:
         """Processes that are no tasks of ours: they may hold a shared lock or queue that one waits for."""
         own = {task.pid for task in live if task.lane == "process"}
         keeper = guard.number()
@@ -187,7 +187,7 @@ class Stall:
         return Stalled(message, lines, stacks)
 
 
-def _stuck(task: Task) -> bool:
+def _stuck(task: Task[Any]) -> bool:
     """Does it wait for our primitives alone, without a time-out? The end of an inner group is watched by that one."""
     wait = task.waiting()
     if wait is None or not wait.stuck:
@@ -197,7 +197,7 @@ def _stuck(task: Task) -> bool:
     return own is None or not isinstance(own.on, GroupEnd)
 
 
-def _asleep(task: Task) -> bool:
+def _asleep(task: Task[Any]) -> bool:
     """A thread that was woken and has had no processor since is still in its wait, but not asleep."""
     unit = task.unit
     pid, tid = task.pid, task.native_id

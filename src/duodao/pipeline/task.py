@@ -6,28 +6,24 @@ Whoever takes `_ending` from None to a value, under the lock, ends the task: its
 
 from __future__ import annotations
 
-import inspect
 import logging
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from duodao.clock import SYSTEM
-from duodao.cost import proc
 from duodao.errors import Broken, Deadlock
 from duodao.lanes.foreign import said
 from duodao.lanes.single import STOPPED, Blocked, Coroutine, Ending, Noted, Over, Single
+from duodao.pipeline.states import in_kernel, on_loop
 from duodao.sync import graph, lot
 
 if TYPE_CHECKING:
     from duodao.pipeline.restart import Intensity
 
+T = TypeVar("T")
 _LOG = logging.getLogger("duodao")
-_LOOK = 0.01
-"""Seconds between two looks at a thread's clocks: more than a turn of the GIL, more than a tick of the kernel."""
 _STUBBORN = 1.0
 """Seconds that a thread or coroutine has to end when every wait of it raises, before it is given up."""
 
@@ -41,11 +37,11 @@ class Host(Protocol):
         """Call it in `delay` seconds."""
         ...
 
-    def settling(self, task: Task, ending: Ending) -> None:
+    def settling(self, task: Task[Any], ending: Ending) -> None:
         """The task has ended; those who wait for it have not been told."""
         ...
 
-    def settled(self, task: Task, notice: str | None) -> None:
+    def settled(self, task: Task[Any], notice: str | None) -> None:
         """It has ended, and its callbacks have run."""
         ...
 
@@ -61,7 +57,7 @@ class Host(Protocol):
 class _End:
     """The task's end, as something that is waited for."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task[Any]) -> None:
         self._task = task
 
     def resolvers(self) -> tuple[graph.Unit, ...] | None:
@@ -73,7 +69,7 @@ class _End:
         return f"task {self._task.name!r}"
 
 
-class Task:
+class Task(Generic[T]):
     """What `Group.start` returns. Source: M4, M6, M9, M24.
 
     name, lane, daemon: as given. restarts: how often it was started again.
@@ -102,7 +98,7 @@ class Task:
         self._asked = False
         self._ending: Ending | None = None
         self._parked: lot.Parked = deque()
-        self._callbacks: list[Callable[[Task], object]] = []
+        self._callbacks: list[Callable[[Task[T]], object]] = []
         self._end = _End(self)
 
     def __repr__(self) -> str:
@@ -158,8 +154,8 @@ class Task:
         if wait is not None:
             return "blocked", wait.on
         if isinstance(single, Coroutine):
-            return _on_loop(single)
-        return _in_kernel(single)
+            return on_loop(single)
+        return in_kernel(single)
 
     def waiting(self) -> Blocked | None:
         """Its wait, if that is for one of our primitives."""
@@ -193,7 +189,7 @@ class Task:
         """`join` for coroutines."""
         return bool(await lot.await_(self._end, self._parked, self._over_now, timeout))
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         """What it returned, or its exception raised; TimeoutError after `timeout` seconds.
 
         concurrent.futures.CancelledError when it ended because it was asked to.
@@ -212,11 +208,11 @@ class Task:
             raise CancelledError(f"task {self.name!r} was asked to end")
         return ending.error
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, T]:
         yield from self.ajoin().__await__()
         return self._outcome()
 
-    def _outcome(self) -> Any:
+    def _outcome(self) -> T:
         ending = self._ending
         assert ending is not None
         if ending.stopped:
@@ -226,12 +222,12 @@ class Task:
                 raise ending.error
             finally:
                 del self, ending  # the error's traceback has this frame, and would be a circle with it
-        return ending.value
+        return ending.value  # type: ignore[no-any-return]  # the call's own
 
     def _over_now(self) -> bool:
         return self._ending is not None
 
-    def add_done_callback(self, function: Callable[[Task], object]) -> None:
+    def add_done_callback(self, function: Callable[[Task[T]], object]) -> None:
         """Call `function(task)` when it has ended: in the thread that saw the end, or here if it has ended before.
 
         For processes that is one thread for all of the group: it should be quick. What it raises is logged.
@@ -243,7 +239,7 @@ class Task:
                 return
         self._call(function)
 
-    def _call(self, function: Callable[[Task], object]) -> None:
+    def _call(self, function: Callable[[Task[T]], object]) -> None:
         try:
             function(self)
         except Exception:
@@ -358,41 +354,3 @@ class Task:
         for function in callbacks:
             self._call(function)
         self._host.settled(self, notice)
-
-
-def _on_loop(single: Coroutine) -> tuple[str, str | None]:
-    """The state of an asyncio task that waits for nothing of ours."""
-    task = single.task
-    if task is None or task.done():
-        return "ready", None
-    coroutine: Any = task.get_coro()
-    if inspect.getcoroutinestate(coroutine) == inspect.CORO_RUNNING:
-        return "running", None
-    step = coroutine
-    while getattr(step, "cr_await", None) is not None:
-        step = step.cr_await
-    waits = getattr(task, "_fut_waiter", step if step is not coroutine else None)  # None: it is in the loop's queue
-    if waits is None:
-        return "ready", None
-    return "blocked", f"await of {type(step).__name__}" if step is not coroutine else "await"
-
-
-def _in_kernel(single: Single) -> tuple[str, str | None]:
-    """What the kernel says of a thread: two looks, since one letter tells little."""
-    pid, tid = single.pid, single.native_id
-    if pid is None or tid is None:
-        return "ready", None
-    try:
-        before = proc.times(pid, tid)
-        SYSTEM.get(queue.SimpleQueue(), _LOOK)
-        after = proc.times(pid, tid)
-    except (ProcessLookupError, OSError, ValueError):  # it has just ended; or there is no /proc
-        return "running", None
-    state, where = proc.state(before, after)
-    if state == "blocked" and after.on_cpu > before.on_cpu and not isinstance(single.unit, graph.Far):
-        return "ready", None  # it ran a little, and waits for the GIL
-    if state == "stopped":
-        return "blocked", "a stop signal"
-    if state == "zombie":
-        return "running", None
-    return state, f"kernel: {where or 'a system call'}" if state == "blocked" else None
