@@ -8,11 +8,11 @@ Nobody waits while holding the mutex: who finds no item, or no room, parks and l
 Races:
 - *A Ctrl-C at the wrong moment*: the quick way wakes first and changes second, within the mutex. What is in between is
   an idle wake-up, never a sleeper beside an item. An interrupt while the mutex is waited for has nothing to give back:
-  `_release` says so with RuntimeError. (`with` does all that too, and costs as much as the rest together.)
+  `_release` says so with RuntimeError. (`with` does all that too, at twice the price.)
 - *A count without its item*: on the quick way nothing is called between the count and the push, so that a signal
   handler, which runs after calls, finds both or none.
 - *put() in a signal handler or in __del__*, which interrupts a put() of the same thread: the mutex is an RLock.
-  queue.Queue hangs there (https://github.com/python/cpython/issues/59181). Only waiting is refused there.
+  queue.Queue hangs there (https://github.com/getsentry/sentry-python/issues/803). Only waiting is refused there.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ T = TypeVar("T")
 
 _PIECE = 1000
 """Items that put_many reads ahead from an iterator at most."""
-
-
 _TURNS = 2
 """How often a thread lets others run before it parks. With the GIL the other side is mostly ready and only waits for
 its turn, and parking costs more than all it does then: a queue of 10 items moves 2 to 3 times as many per second."""
