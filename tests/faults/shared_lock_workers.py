@@ -13,7 +13,7 @@ import warnings
 from duodao import arena, sync
 from duodao.errors import Deadlock, OwnerDied
 
-warnings.simplefilter("ignore", RuntimeWarning)
+warnings.simplefilter("ignore")
 
 
 def say(fds, text):
@@ -122,6 +122,7 @@ def diner(arg, fds):
                 with contextlib.ExitStack() as stack:
                     for number in mine:
                         stack.enter_context(locks[number])
+                        os.sched_yield()
                 break
             except Deadlock:
                 deadlocks += 1

@@ -16,6 +16,7 @@ from duodao.children import guard
 from duodao.errors import OwnerDied
 from duodao.sync import table
 
+pytestmark = pytest.mark.filterwarnings("ignore::duodao.sync.LockOrderWarning")  # inversions are what this is about
 HANG = 20.0
 """Seconds after which something hangs. What is promised is 0.1 s; how long it took is printed."""
 

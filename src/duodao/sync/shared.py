@@ -24,7 +24,7 @@ from duodao.sync import cells, graph, lines, lot, table, threads
 from duodao.sync.named import site
 from duodao.sync.robust import BUSY, DEAD, OVER, OWN, SLICE, InC, native
 
-PATIENCE = 0.01
+PATIENCE = 0.003
 """Seconds of waiting before a wait is published: most are shorter."""
 CHECKS = (0.02, 0.03)
 """Seconds until a circle is looked for again, then again, then after each slice; the first time is at the begin."""
@@ -66,14 +66,11 @@ class Handle(lines.Shared):
         """End it for all processes; what is used afterwards raises Closed. RuntimeError while another holds it."""
         self._check_open()
         if not self._cell.retire(patience=self._busy_for):
-            raise RuntimeError(f"{self.describe()} can't be closed: {self._holder()} holds it")
+            raise RuntimeError(f"{self.describe()} can't be closed: {_name_of(self._cell.mutex.owner())} holds it")
 
     def describe(self) -> str:
         """As messages name it."""
         return f"{self._kind} {self._name!r}"
-
-    def _holder(self) -> str:
-        return _name_of(self._cell.mutex.owner())
 
     def _check_open(self) -> None:
         if not self._cell.is_open():
@@ -93,13 +90,15 @@ class Handle(lines.Shared):
             "Use it in a thread (asyncio.to_thread), or a lock of this process with shared=False"
         )
 
-    aacquire = __aenter__ = __aexit__ = _no_async
+    aacquire = __aenter__ = __aexit__ = _aacquire_restore = _no_async
 
 
 class Exclusive(Handle):
     """What Lock and RLock share."""
 
     __slots__ = ("_give", "_leave", "_mutex", "_ref", "_stamp", "_trylock", "_words")
+    _holder = None  # no task ever holds it; as the locks of one process have it, for `order.py`
+    _number = Handle.offset
 
     def _adopt(self, cell: cells.Cell, name: str) -> None:
         super()._adopt(cell, name)
@@ -142,8 +141,12 @@ class Exclusive(Handle):
 
     def resolvers(self) -> tuple[graph.Unit, ...]:
         """Its holder."""
+        owner = self._owner()
+        return () if owner is None else (owner,)
+
+    def _owner(self) -> graph.Unit | None:
         owner = self._mutex.owner()
-        return (threads.unit_of(owner),) if owner else ()
+        return threads.unit_of(owner) if owner else None
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool | OwnerDied:
         """Take it; False when it could not be had at once (blocking=False) or within `timeout` seconds.
@@ -370,3 +373,12 @@ def check_timeout(blocking: bool, timeout: float) -> None:
         raise ValueError("timeout value must be a non-negative number")
     if timeout > threading.TIMEOUT_MAX:
         raise OverflowError("timeout value is too large")
+
+
+if os.environ.get("DUODAO_LOCKDEP") == "1":
+    from duodao.sync import order
+
+    for _kind in (Lock, RLock):
+        order.ORDER.watch(_kind)
+        for _name in ("aacquire", "__aenter__", "__aexit__", "_aacquire_restore"):
+            setattr(_kind, _name, Handle._no_async)

@@ -88,7 +88,7 @@ class Condition(Turned):
         def __exit__(self, *error: object) -> None: ...
 
     else:
-        __exit__ = InC("_lock._leave")
+        __exit__ = InC("_lock.__exit__")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _condition, (self._cell, self._name, self._lock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pickle
@@ -16,7 +17,7 @@ from other_process import until
 import duodao
 from duodao import arena, sync
 from duodao.errors import Closed, Deadlock, OwnerDied, TableFull, UsageError
-from duodao.sync import cells, graph, lines, robust, table
+from duodao.sync import cells, graph, lines, robust, shared, table
 
 HOLD = "with lock: say(); hear()\nsay('left')"
 
@@ -132,6 +133,29 @@ def test_waiting_for_ones_own_lock(lock):
     assert not lock.locked()
 
 
+def test_an_order_that_could_deadlock_is_reported():
+    """With DUODAO_LOCKDEP=1, as in our test runs, shared locks report inversions of their order as all others do."""
+    first, second = sync.Lock(name="first of order", shared=True), sync.RLock(name="second of order", shared=True)
+    with first, second:
+        pass
+    with second:
+        with pytest.warns(sync.LockOrderWarning, match="'first of order'"):
+            first.acquire()
+        first.release()
+
+
+def test_exit_stacks_hold_it(lock):
+    """`contextlib.ExitStack`, which calls `__exit__` as a function of the class, works as `with` does."""
+    with contextlib.ExitStack() as stack:
+        assert stack.enter_context(lock) is True
+        assert lock.locked()
+        assert stack.enter_context(sync.Condition(shared=True))
+    assert not lock.locked()
+    lock.acquire()
+    type(lock).release(lock)
+    assert not lock.locked()
+
+
 def test_an_rlock_is_taken_again(rlock, other):
     """Its holder takes it as often as it likes; it is free when released as often."""
     with rlock, rlock:
@@ -209,8 +233,16 @@ def test_a_death_told_to_an_interrupted_one_is_told_again(lock):
         assert got is True
 
 
-def test_interrupts_never_leave_it_taken(lock, rlock):
+def plain(kind):
+    """The class without what DUODAO_LOCKDEP=1, as in our test runs, has wrapped in Python."""
+    names = ("acquire", "release", "__enter__", "__exit__")
+    methods = {name: getattr(kind, name) for name in names}
+    return type(kind.__name__, (kind,), {name: getattr(m, "__wrapped__", m) for name, m in methods.items()})
+
+
+def test_interrupts_never_leave_it_taken():
     """Ctrl-C at any instruction of a `with` or of acquire/release: afterwards the lock is free."""
+    lock, rlock = plain(shared.Lock)(), plain(shared.RLock)()
 
     def interrupt(number, frame):
         raise KeyboardInterrupt

@@ -255,6 +255,7 @@ def test_a_killed_notifier_leaves_the_lock_to_the_waiters(other):
         assert runner.result() is True
 
 
+@pytest.mark.filterwarnings("ignore::duodao.sync.LockOrderWarning")
 def test_a_wait_whose_lock_can_not_be_had_again(other):
     """Deadlock as the lock is taken again arrives as it is: the block knows that it doesn't hold the lock."""
     lock, outer = sync.Lock(name="inner", shared=True), sync.Lock(name="outer", shared=True)
