@@ -138,6 +138,15 @@ class Process:
         self._config["daemon"] = daemon
 
     @property
+    def authkey(self) -> bytes:
+        """The secret that a program's processes share; random unless set. Not used by queues and locks of ours."""
+        return bytes(self._config["authkey"])
+
+    @authkey.setter
+    def authkey(self, authkey: bytes) -> None:
+        self._config["authkey"] = bytes(authkey)
+
+    @property
     def pid(self) -> int | None:
         """Its number; None before it starts."""
         self._check_closed()
@@ -202,7 +211,7 @@ class _Main(Process):
 
     def __init__(self) -> None:
         self._identity: tuple[int, ...] = ()
-        self._config: dict[str, Any] = {}
+        self._config: dict[str, Any] = {"authkey": os.urandom(32)}
         self._parent_pid = os.getppid()
         self._parent_name = ""
         self._name = "MainProcess"
