@@ -74,7 +74,8 @@ class Courier(Roster):
         """Queue a call; it is pickled here when a worker is free for it, else when one is."""
         future = Future(self, call)
         with self._lock:
-            self.check()
+            if not self.open:
+                self.refuse()
             self._queue.append(future)
             room = self._out < self.workers * DEPTH
         if room:

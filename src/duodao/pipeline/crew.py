@@ -45,6 +45,7 @@ class Crew(Roster):
         self._seconds = idle
         self._idle = 0
         self._count = 0
+        self._most = workers
         self._lent = 0
         self._blocked: dict[int, list[Any]] = {}  # id of a waiter -> the waiter and how many futures have it
         self._running: dict[int, bool] = {}  # thread -> is it in a call
@@ -55,9 +56,11 @@ class Crew(Roster):
     def submit(self, call: Call) -> Future:
         """Queue a call, and start a thread for it where none is idle."""
         future = Future(self, call)
-        future._waiters = Waiters(self, future.box)
+        waiters = future._waiters = Waiters()
+        waiters.home, waiters.box = self, future.box
         with self._lock:
-            self.check()
+            if not self.open:
+                self.refuse()
             self._calls.put(future)
             hire = self._calls.qsize() > self._idle and self._hire()
         if hire:
@@ -71,7 +74,7 @@ class Crew(Roster):
 
     def _hire(self) -> bool:
         """Count one more thread, if there may be one. Under the lock."""
-        if self._count >= self.workers + min(self._lent, LENT):
+        if self._count >= self._most + self._lent:
             return False
         self._count += 1
         return True
@@ -114,22 +117,26 @@ class Crew(Roster):
         me = get_ident()
         number = self._take_number()
         threading.current_thread().name = f"{self.name}_{number}"
-        self._running[me] = False
+        running, calls = self._running, self._calls
+        running[me] = False
         counted = True
         try:
             while True:
-                try:
-                    future = self._calls.get_nowait()
-                except queue.Empty:
-                    future = _END
-                if future is _END:
-                    future = self._rest()
+                future = self._rest()
                 if future is _END:
                     counted = False
                     return
-                self._running[me] = True
+                running[me] = True
                 future.run(me)
-                self._running[me] = False
+                while not calls.empty() and self._count <= self._most + self._lent:
+                    try:
+                        future = calls.get_nowait()
+                    except queue.Empty:
+                        break
+                    if future is _END:
+                        break
+                    future.run(me)
+                running[me] = False
                 del future
                 if self._surplus():
                     counted = False
@@ -169,10 +176,10 @@ class Crew(Roster):
 
     def _surplus(self) -> bool:
         """End this thread, which stood in for one that goes on now?"""
-        if self._count <= self.workers + self._lent:
+        if self._count <= self._most + self._lent:
             return False
         with self._lock:
-            surplus = self._count > self.workers + self._lent
+            surplus = self._count > self._most + self._lent
             self._count -= surplus
             return surplus
 
@@ -241,10 +248,10 @@ class Crew(Roster):
 
     def resolvers(self, future: Future) -> Sequence[graph.Unit] | None:
         """Of a queued call: any of the threads, when all are in calls."""
-        if not future.box:
+        if not future.box or self._idle:
             return None
         running = dict(self._running)
-        full = self._count >= self.workers + self._lent and len(running) == self._count and all(running.values())
+        full = self._count >= self._most + self._lent and len(running) == self._count and all(running.values())
         return tuple(running) if full else None
 
     def busy(self) -> Sequence[graph.Unit]:

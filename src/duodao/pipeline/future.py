@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from duodao.sync.graph import Unit
 
 _LOG = logging.getLogger("concurrent.futures")  # where users of executors look
+
+UNSEEN = 0.020
+"""Seconds that a wait lasts before it is published."""
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -65,6 +69,9 @@ class Future(concurrent.futures.Future[Any]):
     """
 
     parked: lot.Parked | None = None
+    ended = False  # as `done()`, without its lock; a moment later
+    _value: Any = None
+    _plain = False  # it ended with `_value`
 
     def __init__(self, home: Home | None = None, call: Call | None = None) -> None:
         super().__init__()
@@ -80,19 +87,21 @@ class Future(concurrent.futures.Future[Any]):
         Raises what the call raised; CancelledError; TimeoutError after `timeout` seconds; Deadlock in a circle.
         """
         try:
-            if not self.done():
+            if not self.ended:
                 self._attend(timeout)
-            return super().result(0)
+            return self._value if self._plain else super().result(0)
         finally:
             del self  # the error's traceback holds this frame: without this they would be a cycle
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The call's error, None when it succeeded. As `result` otherwise."""
-        if not self.done():
+        if not self.ended:
             self._attend(timeout)
-        return super().exception(0)
+        return None if self._plain else super().exception(0)
 
     def _attend(self, timeout: float | None) -> None:
+        if self.done():  # its callbacks run before `ended` is set
+            return
         if self.home is None:
             self.park(timeout)
         elif self.home.made_in is not None:
@@ -101,9 +110,22 @@ class Future(concurrent.futures.Future[Any]):
             self.home.attend(self, timeout)
 
     def park(self, timeout: float | None) -> None:
-        """Block the calling thread until it is done, or for `timeout` seconds. Raises Deadlock in a circle."""
+        """Block the calling thread until it is done, or for `timeout` seconds. Raises Deadlock in a circle.
+
+        The first moment is waited out unseen, by the standard library's means: publishing a wait costs as much as a
+        short call takes.
+        """
+        unseen = UNSEEN if timeout is None else min(timeout, UNSEEN)
+        with contextlib.suppress(TimeoutError, concurrent.futures.CancelledError):
+            super().exception(unseen)
+            return
+        if timeout is not None:
+            timeout -= unseen
         parked = self.__dict__.setdefault("parked", deque())  # atomic: two that come at once get the same
-        lot.wait(Ending(self), parked, self.done, timeout)
+        lot.wait(Ending(self), parked, self._over, timeout)
+
+    def _over(self) -> bool:
+        return self.ended or self.done()
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
@@ -132,20 +154,24 @@ class Future(concurrent.futures.Future[Any]):
     def set_result(self, result: Any) -> None:
         """For executors and tests, as the standard library's."""
         super().set_result(result)
-        if self.parked:
-            lot.wake_all(self.parked)
+        self._value, self._plain = result, True
+        self._wake()
 
     def set_exception(self, exception: BaseException | None) -> None:
         """For executors and tests, as the standard library's."""
         super().set_exception(exception)
+        self._wake()
+
+    def _wake(self) -> None:
+        self.ended = True
         if self.parked:
             lot.wake_all(self.parked)
 
     def cancel(self) -> bool:
         """Don't run the call. False when it runs already, or is done."""
         done = super().cancel()
-        if done and self.parked:
-            lot.wake_all(self.parked)
+        if done:
+            self._wake()
         return done
 
     def withdraw(self, error: BaseException | None = None) -> None:
@@ -192,21 +218,19 @@ def call_back(function: Callable[[Any], object], future: Future) -> None:
 class Waiters(list[Any]):
     """A future's list of the waiters of `concurrent.futures.wait` and `as_completed`: the pool is told of them."""
 
-    __slots__ = ("_box", "_home")
+    __slots__ = ("box", "home")
 
-    def __init__(self, home: Home, box: list[Call]) -> None:
-        super().__init__()
-        self._home = home
-        self._box = box
+    home: Home
+    box: list[Call]
 
     def append(self, waiter: Any) -> None:
-        if self._box:  # not begun: it needs a worker, and the one that waits may be the last
-            self._home.installed(waiter)
+        if self.box:  # not begun: it needs a worker, and the one that waits may be the last
+            self.home.installed(waiter)
         super().append(waiter)
 
     def remove(self, waiter: Any) -> None:
         super().remove(waiter)
-        self._home.removed(waiter)
+        self.home.removed(waiter)
 
 
 class Ending:

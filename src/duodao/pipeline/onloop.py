@@ -36,7 +36,8 @@ class OnLoop(Roster):
         """Queue a call."""
         future = Future(self, call)
         with self._lock:
-            self.check()
+            if not self.open:
+                self.refuse()
             self._open[future] = None
             self._number += 1
             lane = self._lane = self._lane or make(self.lane, self._work, self.workers)

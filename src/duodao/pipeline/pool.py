@@ -11,16 +11,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from duodao.errors import UsageError
 from duodao.lanes.choose import default_workers
-from duodao.pipeline.future import Future
 from duodao.pipeline.roster import Roster
 
 if TYPE_CHECKING:
     import concurrent.futures
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 LANES = ("thread", "process", "coroutine", "inline")
@@ -76,7 +76,7 @@ class Pool(Executor):
         self._end = weakref.finalize(self, _drop, self._roster)
         self._end.atexit = False  # at exit the rosters end themselves, and finish what was submitted
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
         """Run `fn(*args, **kwargs)` on a worker. Returns its future.
 
         Raises RuntimeError after `shutdown`, and in a forked copy; BrokenExecutor after a failed initializer.
@@ -111,7 +111,11 @@ class Pool(Executor):
         return self._lazily(fn, inputs, first, ends)
 
     def _lazily(
-        self, fn: Callable[..., T], inputs: Iterator[tuple[Any, ...]], futures: deque[Future], ends: float | None
+        self,
+        fn: Callable[..., T],
+        inputs: Iterator[tuple[Any, ...]],
+        futures: deque[concurrent.futures.Future[T]],
+        ends: float | None,
     ) -> Iterator[T]:
         try:
             while futures:
@@ -173,9 +177,3 @@ def _roster(
 def _drop(roster: Roster) -> None:
     """The pool is gone; what it was given still runs."""
     roster.shutdown(wait=False, cancel_futures=False)
-
-
-if TYPE_CHECKING:
-
-    def _is_an_executor(pool: Pool) -> concurrent.futures.Executor:
-        return pool

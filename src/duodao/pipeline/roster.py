@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 from duodao.errors import SetupFailed
 from duodao.pickling import said
@@ -39,6 +39,7 @@ class Roster(ABC):
         self.workers = workers
         self.name = name
         self.closed = False
+        self.open = not _exiting  # none of the things is the case that `refuse` names
         self.broken: BaseException | None = None
         self.translate: Callable[[BaseException], BaseException] = _as_it_is  # our own errors, as users know them
         self.made_in: int | None = None  # in a forked copy: the process that has the workers
@@ -87,16 +88,13 @@ class Roster(ABC):
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Raise what a submit must raise. Under the lock."""
+    def refuse(self) -> NoReturn:
+        """Raise why nothing can be submitted. Under the lock."""
         if self.broken is not None:
             raise self.broken
-        if self.closed:
-            raise RuntimeError(AFTER_EXIT if _exiting else AFTER_SHUTDOWN)
-        if _exiting:
-            raise RuntimeError(AFTER_EXIT)
         if self.made_in is not None:
             raise self.orphaned()
+        raise RuntimeError(AFTER_EXIT if _exiting else AFTER_SHUTDOWN)
 
     def orphaned(self) -> RuntimeError:
         """The error of a forked copy."""
@@ -116,13 +114,14 @@ class Roster(ABC):
             broken = error
         with self._lock:
             self.broken = self.broken or self.translate(broken)
+            self.open = False
         for future in self.drop():
             future.withdraw(self.broken)
 
     def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
         """Take no more; let what was submitted end, or cancel what has not begun."""
         with self._lock:
-            self.closed = True
+            self.closed, self.open = True, False
         if cancel_futures:
             for future in self.drop():
                 future.withdraw()
@@ -142,6 +141,7 @@ class Roster(ABC):
         """In a forked copy."""
         if self.made_in is None:
             self.made_in = os.getppid()
+        self.open = False
         self._lock = threading.RLock()
 
 
