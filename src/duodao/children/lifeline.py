@@ -14,11 +14,13 @@ anything else runs, and the lock is held across every fork, so none is forked be
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
 import signal
 import threading
+from collections.abc import Callable, Iterator
 
 _F_SETSIG = 10  # fcntl.h of Linux; the fcntl module doesn't name it
 
@@ -72,6 +74,19 @@ def private_pipe() -> tuple[int, int]:
         reader, writer = lift(reader), lift(writer)
         _private.fds.update((reader, writer))
         return reader, writer
+
+
+@contextlib.contextmanager
+def unforked() -> Iterator[Callable[[int], int]]:
+    """Nothing forks in here. What the given function is called with becomes private: forked copies don't get it."""
+    with _private.lock:
+        yield _keep
+
+
+def _keep(fd: int) -> int:
+    fd = lift(fd)
+    _private.fds.add(fd)
+    return fd
 
 
 def close_private(fd: int) -> None:
