@@ -556,7 +556,7 @@ def test_a_thread_that_ends_while_it_holds():
     told = heir.result()
     assert told
     assert told is not True
-    assert str(told.holder)
+    assert told.holder == "thread 'gone'"
     assert not lock.locked()
 
 

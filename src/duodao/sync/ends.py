@@ -15,19 +15,28 @@ import weakref
 from typing import Any
 
 from duodao.sync import graph
+from duodao.sync.units import active
 
 SLICE = 0.05
 """Seconds between two looks at a holder whose end nobody tells."""
 
-_active: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]  # enumerate() takes a lock
+_Dummy: type = getattr(threading, "_DummyThread", type(None))
+_left: dict[int, str] = {}  # names of threads that were watched and have ended, the last ones
 _watched: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
 
 def lives(who: graph.Unit) -> bool:
     """Can this unit still release what it holds? True for one of another process: its table knows."""
     if isinstance(who, int):
-        return who in _active or who in sys._current_frames()
+        return who in active or who in sys._current_frames()
     return not (isinstance(who, asyncio.Task) and (who.done() or who.get_loop().is_closed()))
+
+
+def name_of(who: graph.Unit) -> str:
+    """As messages name a unit, perhaps one that has ended."""
+    if isinstance(who, int) and who not in active and who in _left:
+        return _left[who]
+    return graph.name_of(who)
 
 
 def attend(on: graph.On) -> bool:
@@ -42,8 +51,8 @@ def attend(on: graph.On) -> bool:
 
 
 def _attend_thread(ident: int) -> bool:
-    thread: Any = _active.get(ident)
-    if thread is None or isinstance(thread, threading._DummyThread):
+    thread: Any = active.get(ident)
+    if thread is None or isinstance(thread, _Dummy):
         return False
     if thread is threading.main_thread():
         return True  # its end is the program's
@@ -55,6 +64,9 @@ def _attend_thread(ident: int) -> bool:
 
         def leave() -> None:
             own.pop("_delete", None)
+            if len(_left) > 100:
+                _left.clear()
+            _left[ident] = graph.name_of(ident)
             delete()
             graph.gone(ident)
 

@@ -22,14 +22,13 @@ import _thread
 import asyncio
 import itertools
 import os
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
 from duodao.errors import Deadlock
-from duodao.sync.units import Bell, Elsewhere, Far, FarWait, On, Stack, Unit, current_task, stack_of
+from duodao.sync.units import Bell, Elsewhere, Far, FarWait, On, Stack, Unit, active, current_task, stack_of
 
 __all__ = [
     "FAR", "Bell", "Elsewhere", "Far", "FarWait", "On", "Stack", "Unit", "Wait", "begin", "check", "doom", "end", "era",
@@ -175,7 +174,7 @@ def check(wait: Wait) -> None:
 
 
 def _blocked(who: Unit) -> bool:
-    return who in _waits or _edge(who) is not None
+    return who in _waits or bool(_edges(who))
 
 
 class _Edge:
@@ -206,24 +205,33 @@ class _Loop:
         return "the thread of its event loop"
 
 
-def _edge(who: Unit) -> _Edge | None:
-    """What keeps a unit from going on; None when it runs, or may go on by itself."""
+def _edges(who: Unit) -> list[_Edge]:
+    """What keeps a unit from going on, each by itself; none when it runs, or may go on without others.
+
+    A task can be held up twice: by what it waits for, and by what its loop's thread waits for.
+    """
     if isinstance(who, Far):
-        return _far_edge(who)
+        far = _far_edge(who)
+        return [] if far is None else [far]
+    found = []
+    wait = _waits.get(who)
+    if wait is not None and not wait.timed and wait.doom is None:
+        resolvers = wait.on.resolvers()
+        if resolvers:
+            edge = _Edge(who, wait.on, resolvers, wait.number)
+            edge.wait = wait
+            found.append(edge)
     if not isinstance(who, int):
         ident = loop_thread(who)
         above = None if ident is None else _waits.get(ident)
         if ident is not None and above is not None and not above.timed and above.doom is None:
-            return _Edge(who, _Loop(ident), (ident,), above.number)
-    wait = _waits.get(who)
-    if wait is None or wait.timed or wait.doom is not None:
-        return None
-    resolvers = wait.on.resolvers()
-    if not resolvers:
-        return None
-    edge = _Edge(who, wait.on, resolvers, wait.number)
-    edge.wait = wait
-    return edge
+            found.append(_Edge(who, _Loop(ident), (ident,), above.number))
+    return found
+
+
+def _edge(who: Unit) -> _Edge | None:
+    """The first of them, for a summary."""
+    return next(iter(_edges(who)), None)
 
 
 def _far_edge(who: Far) -> _Edge | None:
@@ -272,49 +280,50 @@ def _confirmed(wait: Wait) -> list[_Edge] | None:
 def _circle(wait: Wait) -> list[_Edge] | None:
     """A way from this wait's unit back to it through units that are stuck; None when there is none.
 
-    A unit with several resolvers (a place in a full pool) is stuck only if all of them are.
+    A wait with several resolvers (a place in a full pool) is stuck only if all of them are; a unit is stuck if one of
+    its waits is.
     """
     start = wait.unit
-    edges: dict[Unit, _Edge] = {}
+    edges: dict[Unit, list[_Edge]] = {}
     live: set[Unit] = set()
     todo = [start]
     while todo:
         who = todo.pop()
         if who in edges or who in live:
             continue
-        edge = _edge(who)
-        if edge is None or (who != start and who in edge.resolvers):  # it has just got what it waited for
+        found = [edge for edge in _edges(who) if who == start or who not in edge.resolvers]  # else it has just got it
+        if not found:
             live.add(who)
             continue
-        edges[who] = edge
-        todo.extend(edge.resolvers)
-    if start not in edges:
-        return None
+        edges[who] = found
+        for edge in found:
+            todo.extend(edge.resolvers)
     spread = True
     while spread:
         spread = False
-        for who, edge in edges.items():
-            if who not in live and any(other in live for other in edge.resolvers):
+        for who in edges.keys() - live:
+            edges[who] = [edge for edge in edges[who] if live.isdisjoint(edge.resolvers)]
+            if not edges[who]:
                 live.add(who)
                 spread = True
     return None if start in live else _way(start, edges)
 
 
-def _way(start: Unit, edges: dict[Unit, _Edge]) -> list[_Edge] | None:
+def _way(start: Unit, edges: dict[Unit, list[_Edge]]) -> list[_Edge] | None:
     """The shortest way from start to start; None when the circle it waits for doesn't contain it."""
-    before: dict[Unit, Unit] = {}
+    before: dict[Unit, _Edge] = {}
     row = [start]
     while row:
         following = []
-        for who in row:
-            for other in edges[who].resolvers:
+        for edge in (edge for who in row for edge in edges[who]):
+            for other in edge.resolvers:
                 if other == start:
-                    path = [who]
-                    while path[-1] != start:
-                        path.append(before[path[-1]])
-                    return [edges[each] for each in reversed(path)]
+                    path = [edge]
+                    while path[-1].who != start:
+                        path.append(before[path[-1].who])
+                    return path[::-1]
                 if other not in before:
-                    before[other] = who
+                    before[other] = edge
                     following.append(other)
         row = following
     return None
@@ -359,6 +368,6 @@ def name_of(who: Unit) -> str:
     if isinstance(who, Far):
         return f"thread {who.tid}" if FAR is None else FAR.name_of(who)
     if isinstance(who, int):
-        thread = threading._active.get(who)  # type: ignore[attr-defined]  # enumerate() takes a lock, we may be in it
+        thread = active.get(who)
         return f"thread {who}" if thread is None else f"thread {thread.name!r}"
     return f"task {who.get_name()!r}"

@@ -223,7 +223,7 @@ class _Held(Named, speed.Base):
         owner = self._owner()
         if owner is None or ends.lives(owner):
             return False
-        last = graph.name_of(owner)
+        last = ends.name_of(owner)
         with _reclaiming:
             if self._owner() != owner:
                 return False

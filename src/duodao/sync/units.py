@@ -17,6 +17,9 @@ _STACK = 6
 """Frames of a stack in a message: the last ones of the user's own."""
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
+active: dict[int, threading.Thread] = getattr(threading, "_active", {})
+"""The threads that `threading` knows. Its `enumerate` takes a lock, in which we may be."""
+
 _tasks: dict[Any, asyncio.Task[Any]] = getattr(asyncio.tasks, "_current_tasks", {})
 _inside = _tasks.values()
 

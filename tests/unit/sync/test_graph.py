@@ -117,6 +117,26 @@ def test_all_that_could_end_it_must_be_stuck():
     wait(14, 11)  # waits for those in no circle of its own
 
 
+def test_a_task_can_be_held_up_twice():
+    """A circle through what a task waits for is found though the task's loop is held up as well, by one that runs."""
+
+    async def main():
+        here, task = threading.get_ident(), asyncio.create_task(asyncio.sleep(60))
+        wait(task, 12)
+        wait(here, 15)  # as if the loop's thread were blocked, by a unit that runs
+        with pytest.raises(Deadlock) as caught:
+            wait(12, task)
+        assert len(caught.value.cycle) == 2
+        graph.end(graph.waiting(task))
+        wait(13, task)
+        with pytest.raises(Deadlock, match="waits for the thread of its event loop"):
+            wait(15, 13)
+        graph.end(graph.waiting(here))
+        task.cancel()
+
+    asyncio.run(main())
+
+
 def test_a_unit_that_waits_for_a_circle_is_not_its_victim():
     """Who stands outside the circle that it waits for is not told to give way."""
     wait(11, 12)
