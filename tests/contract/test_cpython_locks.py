@@ -27,7 +27,15 @@ except ImportError:  # distributions ship it apart
 
 BY_ANOTHER = "a Lock is released by its holder only"
 OWN = "waiting for one's own Lock is Deadlock at once, where threading hangs"
+ALIEN = "a shared Condition needs a shared lock"
+NOT_OURS = "a lock that processes share is not made anew in a forked copy: it is the original's, too"
 PRIVATE = "Condition has no _recursion_count, as in threading: CPython skips it there as well"
+
+
+def between(kind: Any) -> Any:
+    """The kind that processes share."""
+    return functools.partial(kind, shared=True)
+
 
 KINDS: dict[str, tuple[str, str, Any, dict[str, str]]] = {
     "Lock": ("LockTests", "locktype", sync.Lock, {
@@ -44,6 +52,20 @@ KINDS: dict[str, tuple[str, str, Any, dict[str, str]]] = {
     "Semaphore": ("SemaphoreTests", "semtype", sync.Semaphore, {}),
     "BoundedSemaphore": ("BoundedSemaphoreTests", "semtype", sync.BoundedSemaphore, {}),
     "Barrier": ("BarrierTests", "barriertype", sync.Barrier, {}),
+    "shared Lock": ("LockTests", "locktype", between(sync.Lock), {
+        "test_different_thread": BY_ANOTHER,
+        "test_reacquire": f"{OWN}; {BY_ANOTHER}",
+        "test_at_fork_reinit": NOT_OURS,
+    }),
+    "shared RLock": ("RLockTests", "locktype", between(sync.RLock), {}),
+    "shared Event": ("EventTests", "eventtype", between(sync.Event), {"test_at_fork_reinit": NOT_OURS}),
+    "shared Condition": ("ConditionTests", "condtype", between(sync.Condition), {"test_acquire": ALIEN}),
+    "shared Condition as RLock": ("RLockTests", "locktype", between(sync.Condition), {
+        "test_recursion_count": PRIVATE,
+    }),
+    "shared Semaphore": ("SemaphoreTests", "semtype", between(sync.Semaphore), {}),
+    "shared BoundedSemaphore": ("BoundedSemaphoreTests", "semtype", between(sync.BoundedSemaphore), {}),
+    "shared Barrier": ("BarrierTests", "barriertype", between(sync.Barrier), {}),
 }  # fmt: skip
 """What it is called here -> CPython's suite, the attribute that names the tested type, ours, tests left out: why."""
 

@@ -135,7 +135,8 @@ def _text(name: str) -> bytes:
     """Name, thread and stack as JSON, without the outermost frames that there is no room for."""
     ident = _thread.get_ident()
     frames = [list(frame) for frame in graph.stack_of(ident)]
-    thread = threading.current_thread().name
+    known = threading._active.get(ident)  # type: ignore[attr-defined]  # current_thread() would invent one
+    thread = "" if known is None else known.name
     while True:
         text = json.dumps([name[:200], thread[:100], frames]).encode()
         if len(text) <= TEXT - 2:
