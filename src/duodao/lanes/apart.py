@@ -120,19 +120,27 @@ class Process:
             raise
         finally:
             os.close(writer)
+        self.fd = reader
+        self._reader = wire.Reader(reader, self._exchange.buffer)
+        self.pid = child.pid
+        self.unit = graph.Far(child.pid)
+        self.child = child
         try:
-            self.fd = reader
-            self._reader = wire.Reader(reader, self._exchange.buffer)
-            self.pid = child.pid
-            self.unit = graph.Far(child.pid)
-            self.child = child
             self._exchange.add(self)
-            child.on_exit(lambda _: self._exchange.ended(self))
-        except BaseException:  # Ctrl-C: nobody will hold the process
+            child.on_exit(self._exited)
+        except BaseException:  # Ctrl-C: it is ended, and that is told
             child.kill()
+            self._exchange.add(self)
+            child.on_exit(self._exited)
             raise
         if self._asked:
             child.kill()
+
+    def begun(self) -> bool:
+        return self.child is not None
+
+    def _exited(self, _: Child) -> None:
+        self._exchange.ended(self)
 
     def cancel(self) -> None:
         self._asked = True
@@ -242,7 +250,12 @@ class Exchange:
             os.set_blocking(end, False)
         self._poll.register(self._woken, select.POLLIN)
         self.thread = threading.Thread(target=self._main, name=name, daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except BaseException:  # Ctrl-C: it may be running, and nobody will hold it
+            if self.thread in threading.enumerate():
+                self.close()
+            raise
 
     def add(self, process: Process) -> None:
         """Read its pipe from now on."""
@@ -288,6 +301,8 @@ class Exchange:
                     _LOG.exception("the end of process %s could not be told", process.pid)
 
     def _take(self, what: str, process: Process) -> None:
+        if process.fd < 0:  # told twice
+            return
         if what == "add":
             self._open[process.fd] = process
             self._poll.register(process.fd, select.POLLIN)

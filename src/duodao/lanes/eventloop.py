@@ -22,7 +22,11 @@ class LoopThread:
         else:
             self.loop = uvloop.new_event_loop()
         self.thread = threading.Thread(target=self._main, name="duodao-coroutine", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except BaseException:  # Ctrl-C: it may be running, and nobody will hold it
+            post(self.loop, self.loop.stop)
+            raise
 
     def _main(self) -> None:
         try:

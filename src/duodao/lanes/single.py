@@ -82,6 +82,10 @@ class Single(Protocol):
         """Begin. OSError, GuardDied or RuntimeError when no thread or process can be made; then it never ends."""
         ...
 
+    def begun(self) -> bool:
+        """After `start` raised: did it begin all the same (Ctrl-C), so that it will end and tell so?"""
+        ...
+
     def cancel(self) -> None:
         """Ask it to end. Allowed at any time, from any thread."""
         ...
@@ -159,6 +163,9 @@ class Thread:
     def start(self) -> None:
         self.thread.start()
 
+    def begun(self) -> bool:
+        return self.thread.ident is not None or self.thread in threading.enumerate()  # also while it is being made
+
     def _main(self) -> None:
         ident = threading.get_ident()
         stop = self._stop = Interrupt(ident, f"task {self._call.name!r} was asked to end")
@@ -217,14 +224,26 @@ class Coroutine:
         self._noted = noted
         self._context = context.copy()
         self._asked = False
+        self._was_begun = False
         self._ending: Ending | None = None
 
     def start(self) -> None:
         if self.loop.is_closed():
             raise Closed(f"task {self._call.name!r} can't start: its event loop is closed")
-        post(self.loop, self._begin)
+        try:
+            post(self.loop, self._begin)
+        except BaseException:  # Ctrl-C: perhaps it was posted
+            self._asked = True
+            post(self.loop, self._begin)
+            raise
+
+    def begun(self) -> bool:
+        return not self.loop.is_closed()
 
     def _begin(self) -> None:
+        if self._was_begun:
+            return
+        self._was_begun = True
         if self._asked:
             self._over(self, Ending(stopped=True, code=STOPPED))
             return

@@ -131,13 +131,14 @@ class Group:
         make = self._maker(lane, call)
         intensity = None if plan is None else Intensity(plan, self.clock)
         task: Task[Any] = Task(self, call.name, lane, make, daemon=bool(daemon), intensity=intensity)
-        with self.lock:
-            self._check_open()
-            self.live[task] = None
         try:
+            with self.lock:
+                self._check_open()
+                self.live[task] = None
             task.begin()
         except BaseException:
-            self._drop(task)
+            if not task.begun():
+                self._drop(task)
             raise
         return task
 

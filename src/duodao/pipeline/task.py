@@ -301,6 +301,14 @@ class Task(Generic[T]):
                 self._single = self._seen = single = self._make(self._over, self._noted)
                 single.start()
 
+    def begun(self) -> bool:
+        """For its group: after `begin` raised, will it end by itself all the same? Then it was asked to."""
+        with self._lock:
+            if self._single is None or not self._single.begun():
+                return False
+        self._ask()
+        return True
+
     def _again(self) -> None:
         try:
             with self._lock:

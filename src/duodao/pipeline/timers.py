@@ -35,7 +35,12 @@ class Timers:
             self._inbox.put((self._clock.now() + delay, next(self._numbers), function))
             if self.thread is None:
                 self.thread = threading.Thread(target=self._main, name=self._name, daemon=True)
-                self.thread.start()
+                try:
+                    self.thread.start()
+                except BaseException:
+                    if self.thread not in threading.enumerate():  # else it was Ctrl-C, and `close` will end it
+                        self.thread = None
+                    raise
 
     def close(self) -> None:
         """End the thread; what was not due is dropped. Idempotent."""
