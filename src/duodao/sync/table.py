@@ -43,7 +43,7 @@ from duodao.sync.lines import (
     Line,
     Shared,
 )  # fmt: skip
-from duodao.sync.robust import DEAD, SLICE, Mutex, Word
+from duodao.sync.robust import DEAD, SLICE, Mutex, Word, native
 
 RENEW = 0.025
 _MAGIC = 0x64756F_64616F_01
@@ -59,6 +59,7 @@ class Table:
     def __init__(self) -> None:
         self.memory = memory = arena.get()
         self._guard = Mutex(_GUARD_AT)
+        self._leave_guard = native().leave(self._guard.pointer)  # in C: Ctrl-C can't come before it
         self.made = memory.view(_MADE_AT, 4).cast("I")
         self.all = memory.view(LINES_AT, LINES * SIZE).cast("I")
         self._lines: dict[int, Line] = {}
@@ -151,8 +152,7 @@ class Table:
                 line.erase()
                 raise
             finally:
-                self._guard.done()
-                self._guard.unlock()
+                self._leave_guard(None, None, None)
         self._blind.add(who)
         try:
             return graph.begin(who, on, timed=timed)
@@ -169,8 +169,7 @@ class Table:
             line.erase()
             raise
         finally:
-            self._guard.done()
-            self._guard.unlock()
+            self._leave_guard(None, None, None)
 
     def _is_stuck(self, on: graph.On) -> bool:
         return any(
