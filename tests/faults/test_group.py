@@ -379,6 +379,62 @@ def test_ctrl_c_reaches_the_owner_only(owner):
     assert gone(watches, 10) == []
 
 
+RESTLESS = """
+    import sys, threading
+    import duodao
+    from duodao.sync import Event
+
+    def hang():
+        Event().wait()
+
+    def others():
+        return [t for t in threading.enumerate() if t is not threading.main_thread() and "guard" not in t.name]
+
+    print("up", flush=True)
+    try:
+        while True:
+            with duodao.Group(grace=2) as group:
+                tasks = [group.start(abs, n, lane=("thread", "process", "coroutine")[n % 3]) for n in range(6)]
+                group.start(hang, lane="thread", daemon=True)
+                for task in tasks:
+                    task.result()
+    except KeyboardInterrupt:
+        for thread in others():
+            thread.join(1)  # one that has just told its end may not be gone
+        print("left:", others(), flush=True)
+        sys.exit(130)
+"""
+
+
+def interrupted(tmp_path, dice):
+    """Ctrl-C at a random moment of a program that starts and ends groups all the time."""
+    file = tmp_path / "restless.py"
+    file.write_text(textwrap.dedent(RESTLESS))
+    process = subprocess.Popen(
+        [sys.executable, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with process:
+        assert process.stdout.readline() == "up\n"
+        Event().wait(0.3 + dice.random() * 0.5)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "left: []\n", "")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ctrl_c_at_any_moment(tmp_path, seed):
+    """Wherever Ctrl-C strikes, the program ends, by KeyboardInterrupt alone, and no thread is left."""
+    interrupted(tmp_path, random.Random(seed))
+
+
+@pytest.mark.soak
+def test_ctrl_c_at_any_moment_many_times(tmp_path):
+    """The same, 100 times."""
+    dice = random.Random(100)
+    for _ in range(100):
+        interrupted(tmp_path, dice)
+
+
 @pytest.mark.soak
 def test_many_groups_leave_nothing():
     """200 groups of every lane, some of which fail, leave no descriptor."""
