@@ -21,6 +21,16 @@ def copied(queue: Queue[Any]) -> Queue[Any]:
     return pickle.loads(pickle.dumps(queue))
 
 
+def as_client(queue: Queue[Any]) -> Queue[Any]:
+    """A handle that asks the maker over the wire, as that of another process would."""
+    from duodao.channel.away import Away
+
+    client = copied(queue)
+    client._release()
+    client._hold(Away(queue._place, queue._key))
+    return client
+
+
 @dataclass(frozen=True)
 class Case:
     """A transport under test.
@@ -47,6 +57,10 @@ class Case:
 CASES = [
     Case("memory", "memory", second=lambda queue: queue, unbounded=True, waits_async=True),
     Case("shared", "shared", waits_async=True),
+    Case("pipe", "pipe"),
+    Case("pipe client", "pipe", second=as_client),
+    Case("unix client", "unix:{tmp}/queue.sock", second=as_client),
+    Case("tcp client", "tcp://127.0.0.1:0", second=as_client),
 ]
 
 
