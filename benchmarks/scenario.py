@@ -113,6 +113,7 @@ def load() -> dict[str, Scenario]:
         locks,
         payloads,
         pipelines,
+        pool,
         process_tiny,
         process_uneven,
         starting,
@@ -133,6 +134,7 @@ def load() -> dict[str, Scenario]:
         waiting,
         locks,
         thread_queues,
+        pool,
     )
     names = [name for module in order for name in module.NAMES]
     return {name: SCENARIOS[name] for name in names}

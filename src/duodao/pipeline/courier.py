@@ -112,16 +112,17 @@ class Courier(Roster):
         most = min(self._together, -(-len(self._queue) // self.workers))
         total = 0.0
         while self._queue and len(futures) < most and total < TOGETHER:
-            call = self._queue[0].box[0]
-            seconds = self._pace.of(call[0])
+            future = self._queue[0]
+            waiting = future.call
+            seconds = 0.0 if waiting is None else self._pace.of(waiting[0])
             if futures and seconds >= SHORT:
                 break
-            future = self._queue.popleft()
-            future.box.clear()
-            if not future.set_running_or_notify_cancel():
+            self._queue.popleft()
+            taken = future.take()
+            if taken is None or not future.set_running_or_notify_cancel():
                 continue
             futures.append(future)
-            calls.append(call)
+            calls.append(taken)
             total += seconds if seconds < SHORT else TOGETHER
         return _Out(futures, calls) if futures else None
 

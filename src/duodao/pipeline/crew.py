@@ -10,7 +10,7 @@ and at most LENT places are lent: one more is refused with Deadlock.
 Races closed:
   - A call is put as the last idle thread gives up: the thread looks into the queue again under the lock under which
     `submit` counts idle threads.
-  - Two threads want one call: the future's `box` has it once; who finds it empty passes on.
+  - Two threads want one call: `take()` gives it to one of them; the other passes on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from duodao.clock import SYSTEM
 from duodao.errors import Deadlock
 from duodao.lanes.base import Batch, Lane, Result, Work
 from duodao.lanes.choose import make
-from duodao.pipeline.future import Call, Future, Waiters
+from duodao.pipeline.future import Call, Future
 from duodao.pipeline.roster import Roster
 from duodao.sync import graph
 
@@ -56,8 +56,6 @@ class Crew(Roster):
     def submit(self, call: Call) -> Future:
         """Queue a call, and start a thread for it where none is idle."""
         future = Future(self, call)
-        waiters = future._waiters = Waiters()
-        waiters.home, waiters.box = self, future.box
         with self._lock:
             if not self.open:
                 self.refuse()
@@ -248,7 +246,7 @@ class Crew(Roster):
 
     def resolvers(self, future: Future) -> Sequence[graph.Unit] | None:
         """Of a queued call: any of the threads, when all are in calls."""
-        if not future.box or self._idle:
+        if future.call is None or self._idle:
             return None
         running = dict(self._running)
         full = self._count >= self._most + self._lent and len(running) == self._count and all(running.values())

@@ -4,7 +4,7 @@
                      └─────► sync.lot: the wait is published, so a circle through it raises Deadlock
 
 Invariants:
-  1. `box` holds the call until somebody takes it out: whoever does runs it, nobody else. (`list.pop` is atomic.)
+  1. `take()` gives the call to one who asks, once: that one runs it. (`dict.pop` is atomic.)
   2. Everything that ends the future wakes `parked` afterwards; a waiter parks before it looks.
 """
 
@@ -14,7 +14,7 @@ import concurrent.futures
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from duodao.lanes.foreign import set_traceback
@@ -73,11 +73,30 @@ class Future(concurrent.futures.Future[Any]):
     _value: Any = None
     _plain = False  # it ended with `_value`
 
+    home: Home | None = None
+    call: Call | None = None  # until it is taken
+    by: Unit | None = None  # who runs it
+
     def __init__(self, home: Home | None = None, call: Call | None = None) -> None:
         super().__init__()
-        self.home = home
-        self.box: list[Call] = [] if call is None else [call]
-        self.by: Unit | None = None  # who runs it
+        if home is not None:
+            self.home = home
+            self.call = call
+
+    def take(self) -> Call | None:
+        """The call, for whoever asks first; None for all others."""
+        call: Call | None = self.__dict__.pop("call", None)
+        return call
+
+    @property  # type: ignore[override]  # as much of a list as is used
+    def _waiters(self) -> Waiters:
+        """Where the standard library's `wait` and `as_completed` enter themselves: made when looked at, for most
+        futures never have any."""
+        return Waiters(self)
+
+    @_waiters.setter
+    def _waiters(self, empty: list[Any]) -> None:
+        del empty
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -131,10 +150,11 @@ class Future(concurrent.futures.Future[Any]):
 
     def run(self, by: Unit) -> None:
         """Run the call here, unless it was taken, or cancelled, before."""
-        try:
-            function, args, kwargs = self.box.pop()
-        except IndexError:
+        call = self.take()
+        if call is None:
             return
+        function, args, kwargs = call
+        del call
         if not self.set_running_or_notify_cancel():
             return
         self.by = by
@@ -176,9 +196,7 @@ class Future(concurrent.futures.Future[Any]):
 
     def withdraw(self, error: BaseException | None = None) -> None:
         """It is out of the queue and will not run: it ends with this error, or cancelled."""
-        try:
-            self.box.pop()
-        except IndexError:  # somebody runs it
+        if self.take() is None:  # somebody runs it
             return
         if error is None:
             self.cancel()
@@ -215,22 +233,28 @@ def call_back(function: Callable[[Any], object], future: Future) -> None:
         _LOG.exception("exception calling callback for %r", future)
 
 
-class Waiters(list[Any]):
-    """A future's list of the waiters of `concurrent.futures.wait` and `as_completed`: the pool is told of them."""
+class Waiters:
+    """The waiters of `concurrent.futures.wait` and `as_completed`: the pool is told of them."""
 
-    __slots__ = ("box", "home")
+    __slots__ = ("_future",)
 
-    home: Home
-    box: list[Call]
+    def __init__(self, future: Future) -> None:
+        self._future = future
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._future.__dict__.get("waiters", ()))
 
     def append(self, waiter: Any) -> None:
-        if self.box:  # not begun: it needs a worker, and the one that waits may be the last
-            self.home.installed(waiter)
-        super().append(waiter)
+        future = self._future
+        if future.home is not None and future.call is not None:
+            future.home.installed(waiter)  # it needs a worker, and the one that waits may be the last
+        future.__dict__.setdefault("waiters", []).append(waiter)
 
     def remove(self, waiter: Any) -> None:
-        super().remove(waiter)
-        self.home.removed(waiter)
+        future = self._future
+        future.__dict__.get("waiters", []).remove(waiter)
+        if future.home is not None:
+            future.home.removed(waiter)
 
 
 class Ending:

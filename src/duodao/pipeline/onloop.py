@@ -46,10 +46,11 @@ class OnLoop(Roster):
         return future
 
     async def _run(self, future: Future, **_: Any) -> None:
-        try:
-            function, args, kwargs = future.box.pop()
-        except IndexError:
+        call = future.take()
+        if call is None:
             return
+        function, args, kwargs = call
+        del call
         self._loop = asyncio.get_running_loop()
         if not future.set_running_or_notify_cancel():
             return
@@ -111,7 +112,7 @@ class OnLoop(Roster):
     def resolvers(self, future: Future) -> Sequence[graph.Unit] | None:
         """Of a call that waits for its turn: any that runs, when no more may run."""
         busy = self.busy()
-        return busy if future.box and len(busy) >= self.workers else None
+        return busy if future.call is not None and len(busy) >= self.workers else None
 
     def busy(self) -> Sequence[graph.Unit]:
         """The tasks that are in calls."""
@@ -119,7 +120,7 @@ class OnLoop(Roster):
 
     def drop(self) -> list[Future]:
         """What has not begun."""
-        return [future for future in list(self._open) if future.box]
+        return [future for future in list(self._open) if future.call is not None]
 
     def over(self) -> bool:
         """Has everything ended?"""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from duodao.errors import UsageError
 from duodao.lanes.choose import default_workers
@@ -20,7 +20,6 @@ from duodao.pipeline.roster import Roster
 if TYPE_CHECKING:
     import concurrent.futures
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 LANES = ("thread", "process", "coroutine", "inline")
@@ -76,7 +75,7 @@ class Pool(Executor):
         self._end = weakref.finalize(self, _drop, self._roster)
         self._end.atexit = False  # at exit the rosters end themselves, and finish what was submitted
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
         """Run `fn(*args, **kwargs)` on a worker. Returns its future.
 
         Raises RuntimeError after `shutdown`, and in a forked copy; BrokenExecutor after a failed initializer.
