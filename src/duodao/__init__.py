@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from duodao import errors as errors
     from duodao.channel.base import Queue
     from duodao.channel.journal import Journal
+    from duodao.channel.state import Shared
     from duodao.cost.advise import Profile
     from duodao.lanes.choose import measure
     from duodao.outcome import Outcome, Report
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Group", "Journal", "JsonLines", "Outcome", "Pipeline", "Pool", "Profile", "Queue", "Rate", "Rejected", "Report",
-    "Restart", "Retry", "Task", "arun", "map", "measure", "run",
+    "Restart", "Retry", "Shared", "Task", "arun", "map", "measure", "run",
 ]  # fmt: skip
 
 # Every name is loaded when it is first used (PEP 562): the guard and its workers import this package too, and start
@@ -47,6 +48,7 @@ _HOMES = {
     "Report": "outcome",
     "Restart": "pipeline.restart",
     "Retry": "pipeline.retry",
+    "Shared": "channel.state",
     "Task": "pipeline.task",
     "arun": "pipeline.verbs",
     "map": "pipeline.verbs",
