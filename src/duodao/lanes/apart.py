@@ -27,6 +27,7 @@ from duodao.children.lifeline import lift
 from duodao.errors import RemoteError, WorkerDied
 from duodao.lanes import byvalue, forward, solo, wire
 from duodao.lanes.base import Work
+from duodao.lanes.eventloop import launch
 from duodao.lanes.foreign import said
 from duodao.lanes.launch import culprit
 from duodao.lanes.single import Blocked, Call, Ending, Noted, Over, exited
@@ -251,7 +252,7 @@ class Exchange:
         self._poll.register(self._woken, select.POLLIN)
         self.thread = threading.Thread(target=self._main, name=name, daemon=True)
         try:
-            self.thread.start()
+            launch(self.thread)
         except BaseException:  # Ctrl-C: it may be running, and nobody will hold it
             if self.thread in threading.enumerate():
                 self.close()

@@ -7,6 +7,20 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+_SOON = 10.0
+"""Seconds for a thread that the system has made to come to its first instruction."""
+
+
+def launch(thread: threading.Thread) -> None:
+    """Start a thread. A Ctrl-C that comes meanwhile is raised when the thread runs, so that it can be joined."""
+    try:
+        thread.start()
+    except BaseException:
+        runs = getattr(thread, "_started", None)
+        if runs is not None and thread in threading.enumerate():
+            runs.wait(_SOON)
+        raise
+
 
 class LoopThread:
     """Runs from the first moment; ends, and closes its loop, when something on the loop calls `loop.stop()`.
@@ -23,7 +37,7 @@ class LoopThread:
             self.loop = uvloop.new_event_loop()
         self.thread = threading.Thread(target=self._main, name="duodao-coroutine", daemon=True)
         try:
-            self.thread.start()
+            launch(self.thread)
         except BaseException:  # Ctrl-C: it may be running, and nobody will hold it
             post(self.loop, self.loop.stop)
             raise

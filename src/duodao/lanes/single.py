@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from duodao.errors import CallExited, Closed
-from duodao.lanes.eventloop import post
+from duodao.lanes.eventloop import launch, post
 from duodao.lanes.foreign import set_traceback
 from duodao.lanes.interrupt import Cancelled, Interrupt, attach, detach
 from duodao.sync import graph
@@ -161,7 +161,7 @@ class Thread:
         return self.thread.native_id
 
     def start(self) -> None:
-        self.thread.start()
+        launch(self.thread)
 
     def begun(self) -> bool:
         return self.thread.ident is not None or self.thread in threading.enumerate()  # also while it is being made

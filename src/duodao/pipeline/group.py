@@ -259,9 +259,8 @@ class Group:
                     self._interrupt.strike()
                 elif self.loop is not None:
                     post(self.loop, self._cancel_owner)
-        if first:
-            for task in live:
-                task.cancel()
+        for task in live:  # again, should a Ctrl-C have come between: none is asked twice
+            task.cancel()
 
     def _cancel_owner(self) -> None:
         if self.phase == "open" and isinstance(self.owner, asyncio.Task):

@@ -96,6 +96,7 @@ class Task(Generic[T]):
         self._single: Single | None = None
         self._seen: Single | None = None  # the last one, also after its end
         self._asked = False
+        self._cancelled = False
         self._ending: Ending | None = None
         self._parked: lot.Parked = deque()
         self._callbacks: list[Callable[[Task[T]], object]] = []
@@ -256,9 +257,12 @@ class Task(Generic[T]):
 
     def cancel(self) -> bool:
         """As `terminate`, and after the group's grace it is killed, or given up. False: it has ended before."""
+        if self._cancelled:
+            return self.is_alive()
         if not self._ask():
             return False
         self._host.later(self._host.grace, self.insist)
+        self._cancelled = True  # last: a Ctrl-C in here, and it is asked again
         return True
 
     def kill(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from duodao.clock import Clock
+from duodao.lanes.eventloop import launch
 
 _LOG = logging.getLogger("duodao")
 
@@ -36,7 +37,7 @@ class Timers:
             if self.thread is None:
                 self.thread = threading.Thread(target=self._main, name=self._name, daemon=True)
                 try:
-                    self.thread.start()
+                    launch(self.thread)
                 except BaseException:
                     if self.thread not in threading.enumerate():  # else it was Ctrl-C, and `close` will end it
                         self.thread = None
