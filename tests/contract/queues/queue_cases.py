@@ -61,6 +61,7 @@ CASES = [
     Case("pipe client", "pipe", second=as_client),
     Case("unix client", "unix:{tmp}/queue.sock", second=as_client),
     Case("tcp client", "tcp://127.0.0.1:0", second=as_client),
+    Case("file", "file:{tmp}/queue.db"),
 ]
 
 

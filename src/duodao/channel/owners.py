@@ -1,0 +1,49 @@
+"""Whose a queue's file is, and which of the processes that had it open still live."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+from duodao.errors import UsageError
+
+
+def check_place(path: str) -> None:
+    """UsageError: something else than a file is there, or a new file would lie where everybody may change it."""
+    with contextlib.suppress(OSError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UsageError(f"{path} is no regular file: a queue can't be kept there")
+    with contextlib.suppress(OSError):
+        folder = os.stat(os.path.dirname(path)).st_mode
+        if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:
+            raise UsageError(f"everybody may write to the folder of {path}: what is in a queue there isn't ours alone")
+
+
+def check_ours(found: os.stat_result, path: str) -> None:
+    """UsageError: others may have written what is in this file. Source: M13; pickle's own warning."""
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise UsageError(
+            f"{path} is not ours alone (owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}): items are "
+            "pickled, so a queue file must be of this user, and group and others mustn't write to it (chmod 600)"
+        )
+
+
+def start_of(pid: int) -> int | None:
+    """When a process started, in the kernel's ticks since boot; None: it isn't there, or only its zombie is."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def space() -> str:
+    """Where pids mean the same: this boot, this pid namespace."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return "- -"
