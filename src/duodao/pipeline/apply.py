@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import pickle
 import traceback
-import weakref
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 
@@ -52,29 +48,6 @@ class Frozen:
         return _thaw, (self._key, self._blob)
 
 
-class Freezer:
-    """Makes functions ready for the way. Functions that workers can import are left as they are."""
-
-    def __init__(self, dumps: Callable[[Any], bytes]) -> None:
-        self._dumps = dumps
-        self._known: weakref.WeakKeyDictionary[FunctionType, Any] = weakref.WeakKeyDictionary()
-
-    def __call__(self, function: Any) -> Any:
-        """`function`, or what unpickles to it. Raises what pickling it raises."""
-        if type(function) is not FunctionType:
-            return function
-        found = self._known.get(function)
-        if found is None:
-            found = function
-            if function.__module__ == "__main__" or "<" in function.__qualname__:
-                found = Frozen(f"{os.getpid()}-{next(_numbers)}", self._dumps(function))
-            else:
-                return function
-            self._known[function] = found
-        return found
-
-
-_numbers = itertools.count()
 _thawed: dict[str, Any] = {}
 _KEPT = 256
 

@@ -19,7 +19,7 @@ import functools
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import InvalidStateError
+from concurrent.futures import CancelledError, InvalidStateError
 from typing import Any
 
 from duodao import pickling
@@ -27,8 +27,9 @@ from duodao.errors import RemoteTraceback, SetupFailed, WorkerDied
 from duodao.lanes.base import Batch, Failure, Lane, Result, Work
 from duodao.lanes.choose import make
 from duodao.lanes.foreign import set_cause
-from duodao.pipeline.apply import Freezer, Left, apply
+from duodao.pipeline.apply import Left, apply
 from duodao.pipeline.callbacks import Callbacks
+from duodao.pipeline.freezer import Freezer
 from duodao.pipeline.future import Call, Future, call_back
 from duodao.pipeline.pace import MOST, SHORT, TOGETHER, Pace
 from duodao.pipeline.roster import Roster
@@ -68,6 +69,7 @@ class Courier(Roster):
         self._pace = Pace()
         self._freeze = Freezer(pickling.dumps)
         self._inside: set[int] = set()  # threads that deliver
+        self._pumping: set[int] = set()  # threads that send
         self._callbacks = Callbacks(f"{name}-callbacks", idle, self.changed)
 
     def submit(self, call: Call) -> Future:
@@ -83,7 +85,17 @@ class Courier(Roster):
         return future
 
     def _pump(self) -> None:
-        """Send what there is room for."""
+        """Send what there is room for. What comes back at once (it can't be pickled) finds this loop at work."""
+        me = get_ident()
+        if me in self._pumping:
+            return
+        self._pumping.add(me)
+        try:
+            self._send()
+        finally:
+            self._pumping.discard(me)
+
+    def _send(self) -> None:
         while True:
             with self._lock:
                 if self._out >= self.workers * DEPTH:
@@ -97,10 +109,20 @@ class Courier(Roster):
             batch = Batch(range(first, first + out.left), self._pack(out), careful=out.left == 1, note=out)
             for future in out.futures:
                 self._batches[future] = batch
-            if out.left:
-                lane.start(batch, functools.partial(self._deliver, lane))
-            else:
+            if not out.left:
                 self._came(0, out)
+                continue
+            try:
+                lane.start(batch, functools.partial(self._deliver, lane))
+            except Exception as error:
+                self._deliver(lane, Result(batch, [], fatal=error))
+            except BaseException:  # Ctrl-C: perhaps it was sent, perhaps not
+                lane.cancel(batch)
+                interrupted = CancelledError("Ctrl-C came while the call was sent; it may have run")
+                for future in out.futures:
+                    self._settle(future, None, interrupted)
+                self._came(out.left, out)
+                raise
 
     def _take(self) -> _Out | None:
         """The next calls that go together, claimed. Under the lock."""
@@ -204,8 +226,7 @@ class Courier(Roster):
             self._callbacks.put(lane.close, 0.0)
         out: _Out = result.batch.note
         for future in out.futures:
-            if not future.done():
-                self._settle(future, None, error)
+            self._settle(future, None, error)
         self._came(out.left, out)
 
     def _settle(self, future: Future, value: Any, error: BaseException | None) -> None:

@@ -378,3 +378,47 @@ def test_pace():
     pace.note(short, 1.0)
     assert pace.of(short) == 1.0
     assert time.sleep is not short
+
+
+def test_functions_by_value_are_sent_as_they_are_now():
+    """A closure sees what its variables are when it is submitted, also when they, or what they hold, have changed."""
+    factor, seen = 2, []
+
+    def times(x):
+        return x * factor
+
+    def count():
+        return len(seen)
+
+    with duodao.Pool(1, lane="process") as pool:
+        first = [pool.submit(times, 3).result(PATIENCE), pool.submit(count).result(PATIENCE)]
+        factor = 5
+        seen.append(1)
+        assert [pool.submit(times, 3).result(PATIENCE), pool.submit(count).result(PATIENCE)] == [15, 1]
+    assert first == [6, 0]
+
+
+def test_a_function_by_value_is_pickled_once():
+    """While nothing it refers to changes, a function is pickled once; a function that it calls counts as well."""
+    from duodao.pickling import dumps
+    from duodao.pipeline.freezer import Freezer
+
+    blobs = []
+    freeze = Freezer(lambda function: blobs.append(dumps(function)) or blobs[-1])
+    step = 1
+    inner = lambda x: x + step
+    outer = lambda x: inner(x) * 2
+    assert freeze(outer) is freeze(outer)
+    assert len(blobs) == 1
+    step = 2
+    freeze(outer)
+    assert len(blobs) == 2
+    assert freeze(own_pool) is own_pool
+
+
+def test_many_calls_that_do_not_travel():
+    """Ten thousand calls that can't be pickled fail each by itself, without one inside of the other's failing."""
+    lock = threading.Lock()
+    with duodao.Pool(1, lane="process") as pool:
+        futures = [pool.submit(id, lock) for _ in range(3000)] + [pool.submit(lambda: lock) for _ in range(3000)]
+        assert {type(future.exception(PATIENCE)) for future in futures} == {duodao.errors.NotPicklable}
