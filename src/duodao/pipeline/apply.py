@@ -42,7 +42,7 @@ class Frozen:
 
     def __init__(self, key: str, blob: bytes) -> None:
         self._key = key
-        self._blob = blob
+        self._blob = blob[::-1]  # backwards: a lane that finds `__main__` in a pickle makes it again, by value
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _thaw, (self._key, self._blob)
@@ -56,7 +56,7 @@ def _thaw(key: str, blob: bytes) -> Any:
     try:
         return _thawed[key]
     except KeyError:
-        function = _thawed[key] = pickle.loads(blob)
+        function = _thawed[key] = pickle.loads(blob[::-1])
     if len(_thawed) > _KEPT:
         del _thawed[next(iter(_thawed))]
     return function

@@ -422,3 +422,21 @@ def test_many_calls_that_do_not_travel():
     with duodao.Pool(1, lane="process") as pool:
         futures = [pool.submit(id, lock) for _ in range(3000)] + [pool.submit(lambda: lock) for _ in range(3000)]
         assert {type(future.exception(PATIENCE)) for future in futures} == {duodao.errors.NotPicklable}
+
+
+def hold(lock):
+    with lock:
+        return "had it"
+
+
+def test_a_circle_between_processes():
+    """Waiting, with a shared lock, for a call of a worker process that wants the lock: Deadlock in one of the two."""
+    plate = Lock(name="plate", shared=True)
+    with duodao.Pool(1, lane="process") as pool:
+        pool.submit(int).result(PATIENCE)
+        with plate:
+            future = pool.submit(hold, plate)
+            errors = [_error(future.result)]
+        errors.append(future.exception(PATIENCE))
+    assert any(isinstance(error, Deadlock) for error in errors), errors
+    plate.close()
