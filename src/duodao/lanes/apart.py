@@ -10,13 +10,16 @@ pipe by then is read first, since it may be the result.
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import logging
 import marshal
 import os
 import pickle
 import select
 import sys
+import termios
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -156,6 +159,14 @@ class Process:
     def blocked(self) -> Blocked | None:
         return self._blocked
 
+    def unread(self) -> bool:
+        count = array.array("i", [0])
+        try:
+            fcntl.ioctl(self.fd, termios.FIONREAD, count)
+        except OSError:  # closed: it has ended
+            return True
+        return count[0] > 0 or not self._exchange.idle
+
     def join(self, seconds: float) -> None:
         """Its end was the process's."""
 
@@ -243,6 +254,7 @@ class Exchange:
 
     def __init__(self, name: str) -> None:
         self.buffer = bytearray(_BUFFER)
+        self.idle = False  # it has taken in all that it has read
         self._inbox: deque[tuple[str, Process | None]] = deque()
         self._poll = select.poll()
         self._open: dict[int, Process] = {}
@@ -284,7 +296,9 @@ class Exchange:
 
     def _main(self) -> None:
         while True:
+            self.idle = True
             ready = self._poll.poll()
+            self.idle = False
             for fd, _ in ready:
                 if fd == self._woken:
                     with contextlib.suppress(BlockingIOError):

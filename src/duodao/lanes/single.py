@@ -98,6 +98,10 @@ class Single(Protocol):
         """What it waits for, if that is one of our primitives."""
         ...
 
+    def unread(self) -> bool:
+        """Has it told what was not taken in yet, so that `blocked` may be of the past?"""
+        ...
+
     def join(self, seconds: float) -> None:
         """After its end: wait until its thread is gone, too."""
         ...
@@ -204,6 +208,9 @@ class Thread:
     def blocked(self) -> Blocked | None:
         return None if self.unit is None else ours(graph.waiting(self.unit))
 
+    def unread(self) -> bool:
+        return False
+
     def join(self, seconds: float) -> None:
         if self.thread is not threading.current_thread() and self.thread.ident is not None:
             self.thread.join(seconds)
@@ -290,6 +297,9 @@ class Coroutine:
 
     def blocked(self) -> Blocked | None:
         return None if self.unit is None else ours(graph.waiting(self.unit))
+
+    def unread(self) -> bool:
+        return False
 
     def join(self, seconds: float) -> None:
         """Its loop's thread is the owner's to end."""

@@ -117,7 +117,7 @@ class Stall:
             live = list(group.live)
         waits = [("owner", owner.number)]
         for task in live:
-            wait = task.waiting() if _stuck(task) and _asleep(task) else None
+            wait = task.waiting() if _stuck(task) and _asleep(task) and not task.unread() else None
             if wait is None:
                 return None
             waits.append((task.name, wait.number))

@@ -163,6 +163,11 @@ class Task(Generic[T]):
         single = self._single
         return None if single is None or self._ending is not None else single.blocked()
 
+    def unread(self) -> bool:
+        """Has its process told what was not taken in yet?"""
+        single = self._single
+        return single is not None and single.unread()
+
     def is_alive(self) -> bool:
         """Has it not ended? True also while it waits for a restart."""
         return self._ending is None

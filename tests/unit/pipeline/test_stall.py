@@ -260,6 +260,31 @@ def test_a_quiet_server_is_not_reported():
             group.later(3 * stall.MOMENT, lambda: socket.create_connection(server.getsockname()).close())
 
 
+def test_news_of_a_process_that_were_not_read(watched):
+    """A process that goes on while a callback holds up who reads its news is not taken for blocked."""
+    gate, first, second = threading.Event(), Event(shared=True), Event(shared=True)
+
+    def go_on():
+        first.wait()
+        second.wait(1.0)
+        return "went on"
+
+    def hold_up(_):
+        first.set()  # the news of it lie in the pipe
+        gate.wait(6 * stall.MOMENT)
+
+    try:
+        with duodao.Group() as group:
+            task = group.start(go_on, lane="process")
+            while not task.state == "blocked":
+                pass
+            group.start(len, (), lane="process").add_done_callback(hold_up)
+        assert task.result() == "went on"
+    finally:
+        first.close()
+        second.close()
+
+
 def test_a_timer_of_the_loop_may_end_it(watched):
     """A loop that has a timer is not stuck."""
     event = Event()
