@@ -230,7 +230,7 @@ class Exclusive(Handle):
             raise OSError(code, f"{self.describe()} can't be taken")
         try:
             code = self._mutex.lock(PATIENCE if timeout is None else min(PATIENCE, timeout))
-            if code == OVER:
+            if code == OVER and (deadline is None or monotonic() < deadline):
                 code = self._wait_in_public(deadline)
             return self._settle(code) if code in {0, DEAD} else self._busy_after(code)
         except BaseException:

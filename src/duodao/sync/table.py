@@ -238,7 +238,7 @@ class Table:
 
     def holds(self, ident: int) -> bool:
         """Does this thread of ours hold a shared lock?"""
-        tid = threads.tid_of(ident)
+        tid = threads.holder_tid(ident)
         return tid != 0 and any(mutex.owner() == tid for mutex in list(self.locks.values()))
 
     def wait(self, wait: graph.Wait, ticket: Any) -> bool:

@@ -57,19 +57,20 @@ def unit_of(tid: int) -> graph.Unit:
     return graph.Far(tid) if ident is None else ident
 
 
+def holder_tid(ident: int) -> int:
+    """The native number of a thread of ours that ever took a shared lock; 0 for any other."""
+    return next((tid for tid, known in list(_idents.items()) if known == ident), 0)
+
+
 def tid_of(unit: graph.Unit | None) -> int:
     """The native number of a thread, or of the thread that runs a task; 0 when it isn't known."""
     if isinstance(unit, graph.Far):
         return unit.tid
-    if unit is not None and not isinstance(unit, int):
-        unit = graph.loop_thread(unit)
-    for tid, ident in list(_idents.items()):
-        if ident == unit:
-            return tid
-    for thread in threading.enumerate():
-        if thread.ident == unit:
-            return thread.native_id or 0
-    return 0
+    ident = unit if unit is None or isinstance(unit, int) else graph.loop_thread(unit)
+    if ident is None:
+        return 0
+    known = threading._active.get(ident)  # type: ignore[attr-defined]  # enumerate() takes a lock, we may be in it
+    return holder_tid(ident) or getattr(known, "native_id", None) or 0
 
 
 def describe(pid: int, tid: int, name: str = "") -> str:

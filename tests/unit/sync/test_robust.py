@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -274,6 +275,10 @@ def test_elsewhere_the_error_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "PyDLL", lambda name: object())
     with pytest.raises(UsageError, match="pthread_mutexattr_setrobust"):
+        Word(arena.COMMON_AT)
+    musl = SimpleNamespace(pthread_mutexattr_setrobust=1)
+    monkeypatch.setattr(ctypes, "PyDLL", lambda name: musl)
+    with pytest.raises(UsageError, match="not glibc"):
         Word(arena.COMMON_AT)
 
 
