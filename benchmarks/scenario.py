@@ -116,6 +116,7 @@ def load() -> dict[str, Scenario]:
         pool,
         process_tiny,
         process_uneven,
+        shared_queue,
         starting,
         thread_queues,
         threads,
@@ -134,6 +135,7 @@ def load() -> dict[str, Scenario]:
         waiting,
         locks,
         thread_queues,
+        shared_queue,
         pool,
     )
     names = [name for module in order for name in module.NAMES]
