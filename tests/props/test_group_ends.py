@@ -108,7 +108,7 @@ def live(seed):
     """One group's life; its tasks and what it raised."""
     world = errors = None
     try:
-        with duodao.Group(f"seed {seed}", grace=0.2) as group:
+        with duodao.Group(f"seed {seed}", grace=30) as group:
             world = World(seed, group)
             world.tasks.append(group.start(len, (), lane="thread"))
             try:
