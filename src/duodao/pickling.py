@@ -27,16 +27,17 @@ Place = Callable[[pickle.PickleBuffer], Any]
 """pickle's buffer_callback; it may be called again for the same buffers after `place.reset()`."""
 
 _MAIN = b"__main__"
+_dumps, _modules = pickle.dumps, sys.modules
 
 
 def dumps(value: Any, place: Place | None = None) -> bytes:
     """`value` pickled, by value where pickle can't or would refer to `__main__`. Raises what pickling it raises."""
     try:
-        data = pickle.dumps(value, 5, buffer_callback=place)
+        data = _dumps(value, 5) if place is None else _dumps(value, 5, buffer_callback=place)
     except Raised:
         pass
     else:
-        if _MAIN not in data and ("cloudpickle" not in sys.modules or not _registered(data)):
+        if _MAIN not in data and ("cloudpickle" not in _modules or not _registered(data)):
             return data
     reset = getattr(place, "reset", None)
     if reset is not None:

@@ -75,7 +75,7 @@ class Index:
         self.bells = {want: robust.Word(offset + bell * 8) for want, bell in _BELLS.items()}
         native = robust.native()
         self.trylock, self.unlock = native.trylock, native.unlock
-        self.put_pointer, self.get_pointer = self.putting.pointer, self.getting.pointer
+        self.put_pointer, self.get_pointer = self.putting.pointer.value, self.getting.pointer.value
         self.maxsize: int = self.words[MAXSIZE]
         self.unpacked: tuple[int, list[Any]] = (-1, [])  # the place of the LIST that was read last, and its items
 

@@ -114,15 +114,16 @@ class Ring(Index):
             if kind != BLOCK and first + ring_size - end < (self.maxsize - length + 2) * _BLOCK_RECORD:
                 return -1
             self.heads[here >> 3] = kind | count << 8 | size << 32
-            self.bytes[here + 8 : here + 8 + size] = data
+            here += 8
+            self.bytes[here : here + size] = data
             if kind == LIST:
-                self.heads[(here >> 3) + 1] = tail
+                self.heads[here >> 3] = tail
                 self._place(tail, count, begin)
             else:
                 self.places[tail % self.maxsize] = begin
-            if kind == BLOCK:
-                block, table = self.heads[(here >> 3) + 1], self.blocks.table
-                table[block] = table[block] & LENGTH | IS_READY
+                if kind == BLOCK:
+                    block, table = self.heads[here >> 3], self.blocks.table
+                    table[block] = table[block] & LENGTH | IS_READY
             words[mine] += count
             words[WRITE_END] = end
             words[TAIL] = tail + count
@@ -141,6 +142,8 @@ class Ring(Index):
     def pop(self) -> Taken | None:
         """Take the next item; None when there is none."""
         words = self.words
+        if words[HEAD] == words[TAIL]:  # HEAD first, for it is never ahead: there was none
+            return None
         mine = (self.segment.hand or self.join()) + H_TAKEN
         first = 0
         try:

@@ -11,7 +11,6 @@ and ladder.py have the layouts and their invariants, index.py the account of wha
 from __future__ import annotations
 
 import os
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,11 +34,13 @@ from duodao.channel.base import (
 from duodao.channel.blocks import BYTES as BLOCKS_BYTES
 from duodao.channel.blocks import Blocks
 from duodao.channel.index import (
+    HEAD,
     LOST,
     MAXSIZE,
     ORDER,
     SHUT,
     SPACE,
+    TAIL,
     WANT_DONE,
     WANT_ITEM,
     WANT_ROOM,
@@ -49,7 +50,7 @@ from duodao.channel.ladder import Ladder, cell_size
 from duodao.channel.parcel import FAILED, VALUES, Parcel, drop, plain, try_put, unpack, unreadable
 from duodao.channel.ring import BLOCK, BLOCK_DATA, INLINE, LIST, ONE, Ring, Taken, ring_size
 from duodao.channel.segment import BODY, Segment, give_back
-from duodao.channel.shared_waits import Gone, WaitingQueue
+from duodao.channel.shared_waits import HANDLES, LOOKS, Gone, WaitingQueue
 from duodao.errors import UsageError
 from duodao.sync import graph
 
@@ -102,7 +103,7 @@ class SharedQueue(WaitingQueue[T]):
         self._large = False
         self._waiting = {WANT_ITEM: [], WANT_ROOM: [], WANT_DONE: []}
         self._ears = {}
-        _handles.add(self)
+        HANDLES.add(self)
 
     # ------------------------------------------------------------------------------------------------------------ put
 
@@ -219,6 +220,14 @@ class SharedQueue(WaitingQueue[T]):
 
     def _get_slowly(self, index: Index, pop: Callable[[], Any], block: bool, timeout: float | None) -> Any:
         words = index.words
+        if block and timeout is None:
+            for look in range(LOOKS):
+                if words[HEAD] != words[TAIL]:
+                    taken = pop()
+                    if taken:
+                        return taken
+                elif look > 10:
+                    os.sched_yield()
         until = deadline(timeout) if block else 0.0
 
         def ready() -> Any:
@@ -230,7 +239,7 @@ class SharedQueue(WaitingQueue[T]):
 
         taken = ready()
         if not taken and block:
-            taken = self._wait(index, WANT_ITEM, ready, until, self.on_item)
+            taken = self._wait(index, WANT_ITEM, ready, until, self.on_item, spin=timeout is not None)
         if not taken:
             raise Empty
         return taken
@@ -384,18 +393,3 @@ def _attach(offset: int, stamp: int, name: str) -> SharedQueue[Any]:
     segment.life.pickled = True
     found._open(segment)
     return found
-
-
-_handles: weakref.WeakSet[SharedQueue[Any]] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """Nobody waits in the copy, and what was taken is the original's."""
-    for queue in list(_handles):
-        queue._rest.clear()
-        queue._ears.clear()
-        for units in queue._waiting.values():
-            units.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
@@ -20,7 +21,7 @@ from duodao.sync import graph, robust
 
 T = TypeVar("T")
 
-_LOOKS = 40
+LOOKS = 40
 """Times that a waiter lets others have its core, some 30 microseconds, before it sleeps: the other side is about to
 come, or waits for that core. To be woken for each single item would cost ten times as much as the item."""
 
@@ -64,7 +65,7 @@ class WaitingQueue(Queue[T]):
         words = index.words
         if spin and (until is None or until > monotonic()):
             before = words[HEAD]
-            for _ in range(_LOOKS):
+            for _ in range(LOOKS):
                 if (words[TAIL] != words[HEAD]) if want == WANT_ITEM else (words[HEAD] != before):
                     got = ready()
                     if got:
@@ -136,3 +137,19 @@ class WaitingQueue(Queue[T]):
         if not got and error is not None:
             raise error
         return got
+
+
+HANDLES: weakref.WeakSet[Any] = weakref.WeakSet()
+"""All shared queues of this process."""
+
+
+def _after_fork() -> None:
+    """Nobody waits in the copy, and what was taken is the original's."""
+    for queue in list(HANDLES):
+        queue._rest.clear()
+        queue._ears.clear()
+        for units in queue._waiting.values():
+            units.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
