@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,9 @@ class LoopThread:
             raise
 
     def _main(self) -> None:
+        if not hasattr(self.loop, "_thread_id"):  # uvloop keeps it to itself; the search for deadlocks asks for it
+            with contextlib.suppress(AttributeError):
+                self.loop._thread_id = threading.get_ident()  # type: ignore[attr-defined]
         try:
             self.loop.run_forever()
         finally:

@@ -265,6 +265,42 @@ def test_a_circle_of_joins_is_found(length):
     assert all(f"t{n}" in str(error) for n in range(length))
 
 
+@pytest.mark.parametrize("lanes", [("coroutine", "coroutine"), ("coroutine", "thread"), ("coroutine",) * 5])
+def test_a_circle_of_awaits_is_found(lanes):
+    """The same among coroutines, and among coroutines and threads."""
+    tasks, ready = [], threading.Event()
+
+    def join(n):
+        ready.wait(10)
+        tasks[(n + 1) % len(lanes)].join()
+
+    async def wait(n):
+        await asyncio.to_thread(ready.wait, 10)
+        await tasks[(n + 1) % len(lanes)]
+
+    with pytest.raises(ExceptionGroup) as caught, duodao.Group() as group:
+        for n, lane in enumerate(lanes):
+            tasks.append(group.start(wait if lane == "coroutine" else join, n, lane=lane, name=f"t{n}"))
+        ready.set()
+    (error,) = caught.value.exceptions
+    assert isinstance(error, Deadlock)
+    assert all(f"t{n}" in str(error) for n in range(len(lanes)))
+
+
+def test_a_join_that_blocks_the_loop_of_the_joined():
+    """A coroutine that joins another one of its loop by the blocking form: Deadlock, for nobody else runs that loop."""
+
+    async def other():
+        await asyncio.sleep(0.05)
+
+    async def blocks(task):
+        task.join()
+
+    with pytest.raises(ExceptionGroup) as caught, duodao.Group() as group:
+        group.start(blocks, group.start(other))
+    assert isinstance(caught.value.exceptions[0], Deadlock)
+
+
 def test_wrong_options_name_the_valid_ones():
     """Everything is checked before anything starts."""
     for bad in ({"name": 3}, {"grace": -1}, {"grace": "x"}):
