@@ -25,29 +25,19 @@ from duodao.sync import lot
 from duodao.sync.units import Far
 
 
-class Turn:
+class Turn(lot.Ticket):
     """A client parked in a lot of the queue. Signalling it lets the thread look again for that client."""
 
-    __slots__ = ("_peer", "_ring", "_unrung", "unit")
+    __slots__ = ("_peer", "_tell")
 
-    def __init__(self, peer: Peer, ring: Callable[[Peer], None]) -> None:
+    def __init__(self, peer: Peer, tell: Callable[[Peer], None]) -> None:
+        super().__init__()
         self.unit = Far(peer.pid)
         self._peer = peer
-        self._ring = ring
-        self._unrung = [True]
+        self._tell = tell
 
-    @property
-    def rung(self) -> bool:
-        """Has it been signalled?"""
-        return not self._unrung
-
-    def signal(self) -> bool:
-        """From any thread. False: it was before."""
-        try:
-            self._unrung.pop()
-        except IndexError:
-            return False
-        self._ring(self._peer)
+    def _ring(self) -> bool:
+        self._tell(self._peer)
         return True
 
 
@@ -201,15 +191,16 @@ class Desk:
         held = self._held
         peer.turn = Turn(peer, self._ring)
         peer.lot = {framing.PUT: held._putters, framing.GET: held._getters}.get(request.kind, held._joiners)
-        (peer.lot.appendleft if first else peer.lot.append)(cast("Any", peer.turn))
+        (peer.lot.appendleft if first else peer.lot.append)(peer.turn)
 
     def _unpark(self, peer: Peer, *, used: bool) -> None:
         turn, peer.turn = peer.turn, None
         if turn is None:
             return
+        rung = not turn.close()
         with contextlib.suppress(ValueError):  # it was taken out by who rang it
             peer.lot.remove(cast("Any", turn))
-        if turn.rung and not used:
+        if rung and not used:
             lot.wake(peer.lot)
 
     def _give_up(self, peer: Peer, request: Frame) -> None:

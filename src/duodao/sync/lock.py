@@ -113,7 +113,7 @@ class _Held(Named, speed.Base):
         self._refuse_own(timeout)
         own = self._is_owned()
         try:
-            return lot.wait(self, self._parked, self._try_hard, timeout)
+            return lot.wait(self, self._parked, self._try_hard, timeout, fair=True)
         except BaseException:
             if not own and self._is_owned():  # Ctrl-C in the instant in which it was taken
                 self.release()
@@ -167,15 +167,16 @@ class _Held(Named, speed.Base):
         task = current_task()
         if task is None:
             raise RuntimeError(f"{self.describe()} can only be awaited inside a task")
-        if self._try_task(task):
+        if (not self._parked or self._holder is task) and self._try_task(task):
             return True
         if timeout is None and self._holder is task:
             self._deadlock(task)
-        return await lot.await_(self, self._parked, lambda: self._try_task(task) or self._try_hard_task(task), timeout)
+        ready = lambda: self._try_task(task) or self._try_hard_task(task)  # noqa: E731
+        return await lot.await_(self, self._parked, ready, timeout, fair=True)
 
     async def __aenter__(self) -> bool:
         task = current_task()
-        if task is not None and not self._is_owned() and self._take(False):  # `_try_task`, without its call
+        if not self._parked and task is not None and not self._is_owned() and self._take(False):  # `_try_task`
             self._holder = task
             return True
         return await self.aacquire()
@@ -354,7 +355,8 @@ class RLock(_Held):
 
     async def __aenter__(self) -> bool:
         task = current_task()
-        if task is not None and (self._holder is task or not self._is_owned()) and self._take(False):
+        mine = self._holder is task
+        if task is not None and (mine or not (self._parked or self._is_owned())) and self._take(False):
             self._holder = task
             return True
         return await self.aacquire()

@@ -27,6 +27,10 @@ from duodao.sync import ends, graph
 
 T = TypeVar("T")
 _LOOK = 0.05
+_VAIN = 4
+"""So often a waiter may be woken in vain before those that release wait a moment for it to have its look."""
+_MOMENT = 0.005
+"""Seconds that they wait at most: a thread that is woken has to get the GIL first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,36 +58,88 @@ def is_lost(error: BaseException | None, lock: object) -> bool:
     return False
 
 
-class ThreadTicket:
-    """A parked thread. A ticket is rung once; who parks again takes a new one."""
+class Ticket:
+    """One stay in a lot. It is rung once; who parks again takes a new one.
 
-    __slots__ = ("_bell", "_born", "_unrung", "unit")
+    vain: how often its waiter, if a fair one, was woken and found that another had been quicker. Whoever parks other
+    than by `wait` and `await_` subclasses this, says in `_ring` how it is told, and goes out by `close`, then `remove`.
+    """
 
-    def __init__(self) -> None:
-        self.unit: graph.Unit = _thread.get_ident()
+    unit: graph.Unit
+
+    __slots__ = ("_born", "_looked", "_unrung", "unit", "vain")
+
+    def __init__(self, vain: int = 0) -> None:
         self._born = graph.era()
         self._unrung = [True]
-        self._bell = _thread.allocate_lock()
-        self._bell.acquire()
-
-    @property
-    def rung(self) -> bool:
-        """Has it been signalled?"""
-        return not self._unrung
+        self.vain = vain
+        self._looked: Any = None
+        if vain > _VAIN:
+            self._looked = _thread.allocate_lock()
+            self._looked.acquire()
 
     def signal(self) -> bool:
-        """Wake it, from any thread. False: it was rung before, or its thread is not of this process (fork)."""
-        if self._born != graph.era():
+        """Wake it, from any thread. False: it was rung before or is closed, or its thread is not here any more."""
+        if self._born != graph.era():  # parked before a fork
             return False
         try:
             self._unrung.pop()
-            self._bell.release()
+            return self._ring()
         except IndexError:
             return False
         except BaseException:  # Ctrl-C between the two
-            if self._bell.locked():
-                self._bell.release()
+            self._ring()
             raise
+
+    @property
+    def rung(self) -> bool:
+        """Has it been rung, or closed?"""
+        return not self._unrung
+
+    @property
+    def dead(self) -> bool:
+        """Will its waiter never look, since it was left behind by a fork or in a closed loop?"""
+        return self._born != graph.era()
+
+    def close(self) -> bool:
+        """Let nobody ring it from now on. False: it was rung before."""
+        try:
+            self._unrung.pop()
+        except IndexError:
+            return False
+        return True
+
+    def looked(self) -> None:
+        """Its waiter has had its look."""
+        if self._looked is not None and self._looked.locked():
+            self._looked.release()
+
+    def let_look(self) -> None:
+        """Wait a moment until it has, for the sake of one that was woken in vain again and again."""
+        if self._looked is not None and self._elsewhere():
+            self._looked.acquire(True, _MOMENT)
+
+    def _ring(self) -> bool:
+        raise NotImplementedError
+
+    def _elsewhere(self) -> bool:
+        return True
+
+
+class ThreadTicket(Ticket):
+    """A parked thread."""
+
+    __slots__ = ("_bell",)
+
+    def __init__(self, vain: int = 0) -> None:
+        super().__init__(vain)
+        self.unit = _thread.get_ident()
+        self._bell = _thread.allocate_lock()
+        self._bell.acquire()
+
+    def _ring(self) -> bool:
+        if self._bell.locked():
+            self._bell.release()
         return True
 
     def wait(self, timeout: float | None) -> bool:
@@ -103,48 +159,37 @@ class ThreadTicket:
         return self._bell.acquire(True, left)
 
 
-class TaskTicket:
+class TaskTicket(Ticket):
     """A parked task."""
 
-    __slots__ = ("_born", "_future", "_loop", "_rang", "_unrung", "unit")
+    __slots__ = ("_future", "_loop", "_rang")
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self.unit: graph.Unit = task
-        self._born = graph.era()
+    def __init__(self, task: asyncio.Task[Any], vain: int = 0) -> None:
+        super().__init__(vain)
+        self.unit = task
         self._loop = task.get_loop()
         self._future: asyncio.Future[bool] | None = None
-        self._unrung = [True]
         self._rang = False  # as the loop knows it
 
-    @property
-    def rung(self) -> bool:
-        """Has it been signalled?"""
-        return not self._unrung
-
-    def signal(self) -> bool:
-        """Wake it, from any thread. False: it was rung before, or its loop has been closed."""
-        if self._born != graph.era():
-            return False
-        try:
-            self._unrung.pop()
-            return self._tell()
-        except IndexError:
-            return False
-        except BaseException:  # Ctrl-C in between
-            self._tell()
-            raise
-
-    def _tell(self) -> bool:
-        if asyncio._get_running_loop() is self._loop:
-            self._ring()
+    def _ring(self) -> bool:
+        if not self._elsewhere():
+            self._end(True)
             return True
         try:
-            self._loop.call_soon_threadsafe(self._ring)
-        except RuntimeError:
+            self._loop.call_soon_threadsafe(self._end, True)
+        except RuntimeError:  # closed
             return False
         return True
 
-    def _ring(self, heard: bool = True) -> None:
+    @property
+    def dead(self) -> bool:
+        """Will its waiter never look, since it was left behind by a fork or in a closed loop?"""
+        return self._born != graph.era() or self._loop.is_closed()
+
+    def _elsewhere(self) -> bool:
+        return asyncio._get_running_loop() is not self._loop
+
+    def _end(self, heard: bool) -> None:
         self._rang = self._rang or heard
         if self._future is not None and not self._future.done():
             self._future.set_result(heard)
@@ -153,7 +198,7 @@ class TaskTicket:
         """Suspend until it is signalled; False after `timeout` seconds."""
         if not self._rang:
             self._future = self._loop.create_future()
-            timer = None if timeout is None else self._loop.call_later(timeout, self._ring, False)
+            timer = None if timeout is None else self._loop.call_later(timeout, self._end, False)
             try:
                 await self._future
             finally:
@@ -163,14 +208,17 @@ class TaskTicket:
         return self._rang
 
 
-Ticket: TypeAlias = ThreadTicket | TaskTicket
 Parked: TypeAlias = "deque[Ticket]"
 
 
-def wait(on: graph.On, parked: Parked, ready: Callable[[], T], timeout: float | None = None) -> T | bool:
+def wait(
+    on: graph.On, parked: Parked, ready: Callable[[], T], timeout: float | None = None, *, fair: bool = False
+) -> T | bool:
     """Block this thread until `ready()` gives something true, and return that; False after `timeout` seconds.
 
-    ready: takes what is waited for, without blocking, or gives something false. timeout: None waits for ever.
+    ready: takes what is waited for, without blocking, or gives something false. timeout: None waits for ever. fair: who
+    wakes this one after it was woken in vain a few times waits a moment for it, and so must hold nothing that `ready`
+    needs.
     Raises Deadlock when the wait closes a circle, and what `graph.doom` gave it.
     """
     got = ready()
@@ -195,7 +243,7 @@ def wait(on: graph.On, parked: Parked, ready: Callable[[], T], timeout: float | 
             if got or not woken:
                 stay.used = bool(woken)
                 return got
-            ticket = ThreadTicket()
+            ticket = ThreadTicket(ticket.vain + fair)
             stay.park_again(ticket)
             got = ready()  # what was freed since then woke nobody
             if got:
@@ -227,9 +275,15 @@ def _block(edge: graph.Wait, ticket: ThreadTicket, deadline: float | None) -> bo
     return ticket.wait(span) or (None if deadline is None or monotonic() < deadline else False)
 
 
-async def await_(on: graph.On, parked: Parked, ready: Callable[[], T], timeout: float | None = None) -> T | bool:
-    """`wait` for the running task: it suspends, its loop goes on."""
-    got = ready()
+async def await_(
+    on: graph.On, parked: Parked, ready: Callable[[], T], timeout: float | None = None, *, fair: bool = False
+) -> T | bool:
+    """`wait` for the running task: it suspends, its loop goes on.
+
+    fair: also, nobody is overtaken who stands there already, as asyncio's own have it; what is freed must then reach
+    all that can have it, by the one that got it before.
+    """
+    got = False if fair and not _is_first(parked) else ready()
     if got or (timeout is not None and timeout <= 0):
         return got
     task = asyncio.current_task()
@@ -240,7 +294,7 @@ async def await_(on: graph.On, parked: Parked, ready: Callable[[], T], timeout: 
     stay = _Stay(parked, ticket)
     try:
         parked.append(ticket)
-        got = ready()
+        got = False if fair and not _is_first(parked, ticket) else ready()
         if got:
             return got
         edge = stay.edge = graph.begin(task, on, timed=deadline is not None, ticket=ticket)
@@ -254,7 +308,7 @@ async def await_(on: graph.On, parked: Parked, ready: Callable[[], T], timeout: 
             if got or not woken:
                 stay.used = bool(woken)
                 return got
-            ticket = TaskTicket(task)
+            ticket = TaskTicket(task, ticket.vain + fair)
             stay.park_again(ticket)
             got = ready()
             if got:
@@ -265,6 +319,18 @@ async def await_(on: graph.On, parked: Parked, ready: Callable[[], T], timeout: 
                 graph.check(edge)
     finally:
         stay.leave()
+
+
+def _is_first(parked: Parked, ticket: Ticket | None = None) -> bool:
+    """Does nobody who lives stand before this one, or at all?"""
+    for other in list(parked):
+        if other is ticket:
+            return True
+        if not other.dead:
+            return False
+        with contextlib.suppress(ValueError):
+            parked.remove(other)
+    return True
 
 
 class _Stay:
@@ -281,35 +347,42 @@ class _Stay:
     def park_again(self, ticket: Ticket) -> None:
         """In front, since its turn had come. The caller looks for a doom afterwards: it may have rung the old one."""
         assert self.edge is not None
-        self.ticket = self.edge.ticket = ticket
+        old, self.ticket = self.ticket, ticket
+        self.edge.ticket = ticket
         self.parked.appendleft(ticket)
+        self._step_out(old)
 
     def leave(self) -> None:
-        edge = self.edge or graph.waiting(self.ticket.unit)
-        if edge is not None and edge.ticket is self.ticket:  # published, though Ctrl-C came before it was noted here
+        ticket = self.ticket
+        edge = self.edge or graph.waiting(ticket.unit)
+        if edge is not None and edge.ticket is ticket:  # published, though Ctrl-C came before it was noted here
             graph.end(edge)
-        with contextlib.suppress(ValueError):  # it was taken out by who woke it
-            self.parked.remove(self.ticket)
-        if self.ticket.rung and not self.used:
+        rung = not ticket.close()
+        self._step_out(ticket)
+        if rung and not self.used:
             wake(self.parked)
+
+    def _step_out(self, ticket: Ticket) -> None:
+        with contextlib.suppress(ValueError):
+            self.parked.remove(ticket)
+        ticket.looked()
 
 
 def wake(parked: Parked, count: int = 1) -> None:
-    """Wake the first `count` that are parked.
+    """Wake the first `count` that are parked and not yet rung. They leave the lot by themselves, when they have looked.
 
-    A ticket is rung first and taken out second: a Ctrl-C in between leaves one that the next releaser passes over.
+    Until then they stand in it, so that a fair newcomer sees that somebody is before it.
     """
     try:
-        while count > 0 and parked:
-            try:
-                ticket = parked[0]
-            except IndexError:  # another was quicker
-                return
-            count -= ticket.signal()
-            try:
-                parked.remove(ticket)
-            except ValueError:
-                continue
+        for ticket in list(parked):
+            if ticket.signal():
+                ticket.let_look()
+                count -= 1
+                if count <= 0:
+                    return
+            elif ticket.dead:
+                with contextlib.suppress(ValueError):
+                    parked.remove(ticket)
     except BaseException:  # Ctrl-C in here: rather one too many than one too few
         for ticket in list(parked):
             ticket.signal()

@@ -74,10 +74,17 @@ class Semaphore(Named):
             raise ValueError("can't specify timeout for non-blocking acquire")
         if self._try():
             return True
-        return lot.wait(self, self._parked, self._try, timeout) if blocking else False
+        return self._wait(timeout) if blocking else False
+
+    def _wait(self, timeout: float | None) -> bool:
+        try:
+            return lot.wait(self, self._parked, self._try, timeout, fair=True)
+        finally:
+            if self._value and self._parked:  # a task that came meanwhile stood back
+                lot.wake(self._parked)
 
     def __enter__(self) -> bool:
-        return self._try() or lot.wait(self, self._parked, self._try)
+        return self._try() or self._wait(None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -86,10 +93,16 @@ class Semaphore(Named):
 
     async def aacquire(self, timeout: float | None = None) -> bool:
         """`acquire` for the running task; timeout: seconds, None for ever."""
-        return self._try() or await lot.await_(self, self._parked, self._try, timeout)
+        if not self._parked and self._try():
+            return True
+        try:
+            return await lot.await_(self, self._parked, self._try, timeout, fair=True)
+        finally:
+            if self._value and self._parked:  # one that came meanwhile stood back
+                lot.wake(self._parked)
 
     async def __aenter__(self) -> bool:
-        return self._try() or await lot.await_(self, self._parked, self._try)
+        return (not self._parked and self._try()) or await self.aacquire()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

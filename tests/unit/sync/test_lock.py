@@ -12,7 +12,7 @@ import threading
 import weakref
 
 import pytest
-from tests.unit.sync.meeting import PATIENCE, Runner, noticing
+from tests.unit.sync.meeting import PATIENCE, Runner, all_of, noticing
 
 from duodao.sync import Lock, RLock, graph
 
@@ -129,6 +129,44 @@ def test_a_thread_and_a_task_exclude_each_other():
         side.join(60)
         side.result()
     assert value == [5 * rounds]
+
+
+@KINDS
+def test_tasks_take_turns(kind):
+    """A task that takes a lock again and again lets those in between that wait for it, first come first served."""
+    lock, order = kind(), []
+
+    async def play(name):
+        for _ in range(5):
+            async with lock:
+                await asyncio.sleep(0)
+                order.append(name)
+
+    async def main():
+        await asyncio.gather(play("a"), play("b"), play("c"))
+
+    asyncio.run(main())
+    assert order == [*"abc"] * 5
+
+
+@KINDS
+def test_a_thread_is_not_starved(kind):
+    """A thread gets its turn, though two others take the lock again as soon as they have released it."""
+    lock, enough = kind(), threading.Event()
+
+    def rival():
+        while not enough.is_set():
+            with lock:
+                enough.wait(0)
+
+    rivals = [Runner(rival) for _ in range(2)]
+    try:
+        for _ in range(50):
+            assert lock.acquire(timeout=PATIENCE)
+            lock.release()
+    finally:
+        enough.set()
+    all_of(*rivals)
 
 
 @KINDS

@@ -105,8 +105,10 @@ def test_one_that_came_by_in_between_sends_the_woken_one_back_to_the_front(thing
     thing.parked.reach(1)
     second = Runner(thing.wait)
     thing.parked.reach(2)
+    ticket = thing.parked[0]
     lot.wake(thing.parked)  # without a unit: as if another had taken it
-    thing.parked.reach(2)
+    with thing.parked.changed:
+        assert thing.parked.changed.wait_for(lambda: thing.parked[0] is not ticket, PATIENCE)
     thing.give()
     first.result()
     assert second.is_alive()
@@ -178,12 +180,10 @@ def test_doom_at_the_moment_of_the_hand_over(thing):
     doomed = wait_of(first)
     second = Runner(thing.wait)
     thing.parked.reach(2)
-    ticket = thing.parked[0]
     with graph._guard:
         doomed.doom = ZeroDivisionError("gives way")
     thing.units += 1
     lot.wake(thing.parked)
-    assert ticket.rung
     assert second.result() is True
     with pytest.raises(ZeroDivisionError):
         first.result()
@@ -192,29 +192,38 @@ def test_doom_at_the_moment_of_the_hand_over(thing):
 def test_two_wakers_wake_two(thing):
     """A ticket is rung once: the second waker goes on to the next waiter."""
     tickets = [lot.ThreadTicket() for _ in range(2)]
-    thing.parked.extend(tickets)
-    assert tickets[0].signal()  # another waker, that has not yet taken it out
-    lot.wake(thing.parked)
+    parked = deque(tickets)
+    assert tickets[0].signal()  # another waker; its waiter has not looked yet
+    lot.wake(parked)
     assert all(ticket.rung for ticket in tickets)
-    assert not thing.parked
+    assert list(parked) == tickets, "they leave by themselves"
+
+
+def test_one_that_leaves_can_not_be_rung():
+    """A waiter closes its ticket as it leaves: a waker that has it in hand goes on to the next."""
+    leaving, staying = lot.ThreadTicket(), lot.ThreadTicket()
+    assert leaving.close()
+    lot.wake(deque([leaving, staying]))
+    assert staying.rung
+    assert not leaving.signal()
 
 
 def test_a_waker_that_is_interrupted_wakes_all(thing):
     """Ctrl-C inside `wake` loses no wake-up: all that are parked look again."""
 
     class Interrupted(lot.ThreadTicket):
+        calls = 0
+
         def signal(self):
-            raise KeyboardInterrupt
+            Interrupted.calls += 1
+            if Interrupted.calls == 1:
+                raise KeyboardInterrupt
 
     others = [lot.ThreadTicket() for _ in range(2)]
 
-    class Once(deque):
-        def __iter__(self):
-            return iter(others)
-
-    parked = Once([Interrupted(), *others])
+    first = Interrupted()
     with pytest.raises(KeyboardInterrupt):
-        lot.wake(parked)
+        lot.wake(deque([first, *others]))
     assert all(ticket.rung for ticket in others)
 
 
@@ -276,6 +285,29 @@ def test_a_task_of_a_closed_loop_takes_no_wake_up(thing):
     thing.parked.reach(2)
     thing.give()
     assert other.result() is True
+    assert not thing.parked, "it was taken out"
+    del task
+    graph._waits.clear()
+
+
+def test_a_fair_wait_overtakes_nobody(thing):
+    """With `fair` a task that comes while another stands there waits behind it; dead ones don't count."""
+
+    async def main():
+        first = asyncio.create_task(lot.await_(thing, thing.parked, thing.take, fair=True), name="first")
+        await asyncio.sleep(0)
+        thing.give()
+        second = asyncio.create_task(lot.await_(thing, thing.parked, thing.take, fair=True), name="second")
+        await first
+        assert not second.done()
+        thing.give()
+        assert await second
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(thing.await_())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    asyncio.run(main())
     del task
     graph._waits.clear()
 

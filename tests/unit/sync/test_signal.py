@@ -104,6 +104,29 @@ def test_a_semaphore_with_time_outs():
     within(main())
 
 
+def test_permits_for_many_at_once():
+    """Tasks take turns; several permits given at once reach as many, also those that stood back for others."""
+    permits, order = Semaphore(1), []
+
+    async def play(name):
+        for _ in range(3):
+            async with permits:
+                await asyncio.sleep(0)
+                order.append(name)
+
+    async def main():
+        await asyncio.gather(play("a"), play("b"))
+        assert order == ["a", "b"] * 3
+        await permits.aacquire()
+        waiting = [asyncio.create_task(permits.aacquire()) for _ in range(2)]
+        await asyncio.sleep(0)
+        permits.release(4)
+        waiting += [asyncio.create_task(permits.aacquire()) for _ in range(2)]
+        await asyncio.gather(*waiting)
+
+    within(main())
+
+
 def test_a_bounded_semaphore_has_its_bound_in_async_form_too():
     """One release too many is a ValueError, and gives nothing."""
     permits = BoundedSemaphore(1, name="door")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import itertools
 import os
@@ -18,11 +19,12 @@ from typing import Any
 
 import pytest
 
+from duodao import arena
 from duodao.errors import Deadlock
-from duodao.sync import speed
+from duodao.sync import robust, speed
 from duodao.sync.lock import Lock, RLock, _Held
 
-SOURCE = Path(speed.__file__).with_name("_speed.c")
+FOLDER = Path(speed.__file__).parent
 OFF = os.environ.get("DUODAO_SPEED") == "0"
 KINDS = pytest.mark.parametrize("kind", [Lock, RLock])
 LOOK = "from duodao.sync import speed, lock\nwith lock.Lock(): print(speed.COMPILED)"
@@ -45,8 +47,10 @@ def test_compiled_unless_switched_off() -> None:
     """The locks are the compiled ones, unless DUODAO_SPEED=0 or there was no compiler; CI has one."""
     if OFF:
         assert not speed.COMPILED
+        assert speed.ROBUST is None
     else:
         need(speed.COMPILED, "the compiled duodao.sync._speed")
+        need(speed.ROBUST or robust.what_is_missing(), "the compiled duodao.sync._robust")
 
 
 def test_switch() -> None:
@@ -194,14 +198,25 @@ def test_reference_counts(kind: Callable[[], Any]) -> None:
     asyncio.run(main())
 
 
-def test_compiles_without_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["_speed", "_robust"])
+def test_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
     """The C source compiles with -Wall -Wextra -Werror."""
     include = Path(sysconfig.get_path("include"))
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-    if OFF or os.name != "posix":
+    if OFF or (name == "_robust" and robust.what_is_missing()):
         pytest.skip("said where the compiled part is used")
     need((include / "Python.h").exists(), "Python.h")
-    options = ["-std=c11", "-O1", "-fPIC", "-Wall", "-Wextra", "-Werror", f"-I{include}", "-c", str(SOURCE)]
+    options = [
+        "-std=c11",
+        "-O1",
+        "-fPIC",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        f"-I{include}",
+        "-c",
+        str(FOLDER / f"{name}.c"),
+    ]
     try:
         done = subprocess.run(
             [*compiler, *options, "-o", str(tmp_path / "speed.o")], capture_output=True, text=True, timeout=120
@@ -209,3 +224,34 @@ def test_compiles_without_a_warning(tmp_path: Path) -> None:
     except FileNotFoundError:
         need(None, compiler[0])
     assert done.returncode == 0, done.stderr
+
+
+def test_compiled_calls_on_mutexes() -> None:
+    """An address is an int or a c_void_p; anything else, and 0, is refused. `Leave` tells errors and no success."""
+    need(speed.ROBUST or OFF or robust.what_is_missing(), "the compiled duodao.sync._robust")
+    calls = speed.ROBUST
+    if calls is None:
+        return
+    memory = arena.get()
+    offset = memory.allocate(robust.SIZE)
+    told: list[int] = []
+    try:
+        mutex = robust.Mutex(offset)
+        mutex.init()
+        for address in (mutex.pointer, mutex.pointer.value):
+            leave = calls.Leave(address, told.append)
+            assert (calls.trylock(address), calls.trylock(address)) == (0, robust.OWN)
+            assert (leave(None, None, None), told) == (None, [])
+            assert (leave(), told.pop()) == (None, errno.EPERM)
+            assert calls.unlock(address) == errno.EPERM
+            assert calls.consistent(address) == errno.EINVAL
+        assert calls.Leave(mutex.pointer, None)() is None
+    finally:
+        memory.free(offset)
+    for wrong, error in [(0, ValueError), (None, TypeError), ("", TypeError), (1.5, TypeError), (b"short", ValueError)]:
+        for function in (calls.trylock, calls.unlock, calls.consistent, lambda at: calls.Leave(at, None)):
+            with pytest.raises(error):
+                function(wrong)
+    before = sys.getrefcount(told)
+    assert all(isinstance(calls.Leave(robust.SIZE, told), calls.Leave) for _ in range(50))
+    assert sys.getrefcount(told) == before

@@ -76,8 +76,8 @@ def test_rings_of_processes(other, size):
     for number, process in enumerate(others[:-1]):
         process.tell()
         waiting(ring[number + 2])
-    others[-1].tell()
     with ring[0]:
+        others[-1].tell()
         waiting(ring[0])
         with pytest.raises(Deadlock) as caught, ring[1]:
             pass
