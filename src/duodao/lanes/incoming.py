@@ -65,10 +65,9 @@ class Incoming:
         lease = link.leases[0]
         first, count = lease.done, frame.number
         errors, each, where, kept, freed = frame.meta or (None, None, None, False, ())
+        result = None
         if count and not lease.cancelled:
             result = self._result(lease, frame, first, errors, each, where)
-            lease.done = first + count
-            lease.deliver(result)
         lease.done = first + count
         if where is not None:
             payload.clear(where[0])
@@ -82,6 +81,8 @@ class Incoming:
             lease.piece = None
         if frame.flags & LAST:
             self._host.finished(link)
+        if result is not None:  # last: who starts more because of it finds the worker free
+            lease.deliver(result)
 
     def _result(
         self,
