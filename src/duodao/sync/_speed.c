@@ -199,8 +199,12 @@ static PyObject *Held_aenter(Held *self, PyObject *Py_UNUSED(none)) {
     PyObject *task = current_task(state);
     if (task == NULL)
         return NULL;
-    int taken = task != Py_None && take_for_task(self, task);
+    /* As asyncio's: nobody is overtaken who stands there already. */
+    Py_ssize_t before = load(&self->holder) == task || self->parked == NULL ? 0 : PyObject_Size(self->parked);
+    int taken = before == 0 && task != Py_None && take_for_task(self, task);
     Py_DECREF(task);
+    if (before < 0)
+        return NULL;
     return taken ? Py_NewRef(state->yes) : slow(self, AENTER, NULL, 0, NULL);
 }
 
