@@ -20,6 +20,7 @@ PATIENCE = 5.0
 """Seconds that ending threads and processes get. They are waited for, never slept for."""
 KEPT_THREADS = ("duodao-guard-reader", "pydevd", "IPythonHistory", "ThreadPoolExecutor-")
 """Threads that outlive a run on purpose: the guard's reader, and what other programs keep to themselves."""
+STARTING = "(in the middle of its exec)"
 KEPT_FILES = ("duodao-arena", "/dev/pts/", ".hypothesis", "inotify")
 
 
@@ -57,9 +58,10 @@ def children() -> dict[int, str]:
             continue
         for pid in pids:
             try:
-                found[int(pid)] = (
-                    Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                )
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if not command and ") Z" not in Path(f"/proc/{pid}/stat").read_text():
+                    command = STARTING
+                found[int(pid)] = command
             except OSError:
                 continue
     return found
@@ -77,8 +79,8 @@ def files() -> dict[str, str]:
 
 
 def is_guard(command: str) -> bool:
-    """The one process that a program keeps until its end."""
-    return "duodao.children" in command
+    """The one process that a program keeps until its end. It is started without waiting for it."""
+    return "duodao.children" in command or command == STARTING
 
 
 def join_new_threads(before: set[threading.Thread], deadline: float) -> list[str]:

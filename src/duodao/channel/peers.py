@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from duodao.channel.framing import Stream
 from duodao.channel.handshake import SECONDS
-from duodao.children import lifeline
+from duodao.children import guard, lifeline
 from duodao.errors import PeerLost, UsageError
 
 BACKLOG = 4096
@@ -101,6 +101,7 @@ class Listener:
         """Serve no longer; the socket's file goes, if it still is ours."""
         if self._inode is not None:
             unlink(str(self.place.what[0]), self._inode)
+            guard.disown_file(str(self.place.what[0]), *self._inode)
         lifeline.close_private(self.fd)
         lifeline.close_private(self._spare)
 
@@ -143,7 +144,8 @@ def _serve_unix(place: Place) -> Listener | None:
                 raise
             sock.detach()
             made = os.lstat(path)
-            return Listener(fd, place, (made.st_dev, made.st_ino))
+        guard.own_file(path, made.st_dev, made.st_ino)  # it goes after a kill -9, too
+        return Listener(fd, place, (made.st_dev, made.st_ino))
     except OSError as error:
         raise UsageError(f"no queue can be served at unix:{path}: {error.strerror}") from error
 
@@ -255,7 +257,7 @@ def _connect(place: Place, family: int, address: Any) -> Stream:
             code = sock.connect_ex(address)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIME.pack(0, 0))
         if code:
-            raise _refusal(code)
+            raise _refusal(code)  # noqa: TRY301  # handled as those that connect raises
     except BaseException as error:
         sock.detach()
         lifeline.close_private(fd)

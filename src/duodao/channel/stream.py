@@ -15,24 +15,21 @@ Promises:
 
 from __future__ import annotations
 
-import atexit
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from queue import Empty, Full
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from duodao.channel import codec, handshake, peers
+from duodao.channel import handshake, peers
 from duodao.channel.away import Away, Link
-from duodao.channel.base import Order, Queue, QueueStatistics, at_least_one, deadline, left
-from duodao.channel.broker import Broker, Door
+from duodao.channel.base import Order, Queue, QueueStatistics, at_least_one, deadline
+from duodao.channel.broker import Door
 from duodao.channel.held import Held
+from duodao.channel.home import Home
 from duodao.channel.peers import Place
 from duodao.channel.pipes import Control
-from duodao.channel.requests import look
 from duodao.errors import Closed, PeerLost, UsageError
-from duodao.sync import lot
 
 T = TypeVar("T")
 _PIECE = 1000
@@ -40,119 +37,8 @@ _PIECE = 1000
 _TRIES = 5
 
 
-class Home:
-    """The queue in the process that made it."""
-
-    def __init__(self, held: Held, door: Door, key: bytes) -> None:
-        self.place = door.place
-        self.key: bytes | None = key
-        self.pid = os.getpid()
-        self._held = held
-        self._broker = Broker(held, door, key, seal=self.place.kind == "tcp")
-        self._end = weakref.finalize(self, self._broker.stop)
-        self._end.atexit = False  # all of them at once, and waited for: _end_all
-        _homes.add(self)
-
-    def room(self, queue: StreamQueue[Any], most: int) -> int:
-        """How many items to read ahead."""
-        del queue
-        return self._held._room(most)
-
-    def put(self, queue: StreamQueue[Any], items: Sequence[Any], until: float | None) -> int:
-        """As Away.put."""
-        held, put = self._held, 0
-        entries: list[Any] = []
-        failed: Exception | None = None
-        for item in items:
-            try:
-                entries.append(held.entry(codec.pack(item), item, known=True))
-            except Exception as error:
-                failed = error
-                break
-        try:
-            while put < len(entries):
-                offer = partial(self._checked, queue, partial(held._offer_some, entries, put))
-                count = lot.wait(queue.on_room, held._putters, offer, left(until))
-                if not count:
-                    return put
-                put += count
-            if failed is not None:
-                raise failed
-        except Exception as error:
-            vars(error)["put_count"] = put
-            raise
-        return put
-
-    def get(self, queue: StreamQueue[Any], n: int, until: float | None) -> list[Any]:
-        """As Away.get."""
-        held = self._held
-        most = (lambda: held._take_some(1)) if n == 1 else partial(held.take, n)
-        found: Any = lot.wait(queue.on_item, held._getters, partial(self._checked, queue, most), left(until))
-        items: list[Any] = []
-        for at, entry in enumerate(found or ()):
-            try:
-                items.append(codec.unpack(held.parcel(entry)))
-            except Exception as error:
-                held.take_back(found[at + (not items) :])
-                if items:
-                    return items
-                error.add_note(f"an item of Queue {queue.name!r} can't be unpickled here: it was taken out")
-                raise
-        return items
-
-    def _checked(self, queue: StreamQueue[Any], step: Any) -> Any:
-        queue._check_open()
-        return step()
-
-    def done(self, queue: StreamQueue[Any]) -> None:
-        """As Away.done."""
-        del queue
-        self._held.task_done()
-
-    def join(self, queue: StreamQueue[Any], until: float | None) -> bool:
-        """As Away.join."""
-        held = self._held
-        return bool(lot.wait(queue.on_done, held._joiners, partial(self._checked, queue, held._all_done), left(until)))
-
-    def shutdown(self, queue: StreamQueue[Any], immediate: bool) -> None:
-        """As Away.shutdown."""
-        del queue
-        self._held.shutdown(immediate)
-
-    def look(self, queue: StreamQueue[Any]) -> list[Any]:
-        """As Away.look."""
-        del queue
-        self._held.qsize()
-        return look(self._held)
-
-    def wake(self, queue: StreamQueue[Any]) -> None:
-        """As Away.wake."""
-        del queue
-        for parked in (self._held._getters, self._held._putters, self._held._joiners):
-            lot.wake_all(parked)
-
-    def leave(self) -> None:
-        """The last handle of this process is gone. Doesn't wait: the collector may be calling."""
-        self._end.detach()
-        self._broker.stop()  # directly: as the program ends, finalizers do nothing any more
-
-    def settle(self) -> None:
-        """After `leave`: wait until the thread has ended."""
-        self._broker.join()
-
-
 End = Home | Away
-_homes: weakref.WeakSet[Home] = weakref.WeakSet()
 _ends: weakref.WeakValueDictionary[tuple[Place, bytes | None, int], End] = weakref.WeakValueDictionary()
-
-
-def _end_all() -> None:
-    for home in list(_homes):
-        home.leave()
-        home.settle()
-
-
-atexit.register(_end_all)
 
 
 def _known(place: Place, key: bytes | None) -> End | None:
@@ -377,7 +263,7 @@ class SocketQueue(StreamQueue[T]):
         known = _known(place, key)
         if known is not None:
             if isinstance(known, Home):
-                self._compare(known._held.maxsize, known._held.order)
+                self._compare(known.held.maxsize, known.held.order)
             return known
         last: PeerLost | None = None
         for _ in range(_TRIES):

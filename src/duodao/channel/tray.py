@@ -5,11 +5,11 @@
 The flock stands before SQLite's own locks, so that waiting for a turn is the kernel's and not SQLite's busy loop, and
 ends with a killed holder. What changes for waiters is told by a touch (bell.py) inside the turn.
 
-    item: taker is a user who has it and is not done with it. user: the processes that have the file open; let_go: how
-    many items of theirs count as unfinished and are gone. meta: the queue's options and counts.
+    item.taker: a user who has it and is not done with it. user: a process that has the file open. user.let_go: items of
+    it that count as unfinished and are gone.
 
 A fork closes the connection first: SQLite's knowledge of its locks must not be copied
-(https://www.sqlite.org/howtocorrupt.html, 2.6). Both sides open it again when they next need it.
+(https://www.sqlite.org/howtocorrupt.html, 2.6). Both sides open it again.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Tray:
             raise
 
     def _join_in(self, db: sqlite3.Connection) -> None:
-        for side in ("-wal", "-shm"):  # made by us by now, or by somebody who put them there
+        for side in ("-wal", "-shm"):  # made by now, by us or by somebody else
             with contextlib.suppress(FileNotFoundError):
                 check_ours(os.lstat(self.path + side), self.path + side)
         row = db.execute("SELECT maxsize, sorted FROM meta").fetchone()
@@ -175,7 +175,7 @@ class Tray:
                 f"{self.path} was made with maxsize={row[0]} and order={row[1]!r}: open it with the same, not with "
                 f"maxsize={self.maxsize} and order={self.order!r}"
             )
-        if self._user:
+        if self._user:  # it was open before a fork
             return
         self._recover(db)
         if not db.execute("SELECT count(*) FROM user").fetchone()[0]:
@@ -333,14 +333,12 @@ class Tray:
                 lot.wake_all(parked)
 
     def leave(self) -> None:
-        """This process is done with the file: what it has in hand is settled, and the file is one plain file again when
-        it was the last."""
+        """This process is done with the file: what it has in hand is settled; its last user leaves one plain file."""
         if self.left or self.pid != os.getpid():
             return
         self.left = True
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.stop()
+        if self._listener is not None:
+            self._listener.stop()
         if self._user:
             with contextlib.suppress(DuodaoError), self.turn() as db:
                 self._settle(db)
@@ -378,10 +376,10 @@ class _Forking:
 
 def _before_fork() -> None:
     trays = sorted(_trays, key=id)
+    _Forking.held = tuple(trays)
     for tray in trays:
         tray._mutex.acquire()
         tray._close()
-    _Forking.held = tuple(trays)
 
 
 def _after_fork_in_parent() -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from duodao.children.child import Keeper
 
-__all__ = ["MARKER", "Child", "command", "ensure", "fork", "shutdown"]
+__all__ = ["MARKER", "Child", "command", "disown_file", "ensure", "fork", "own_file", "shutdown"]
 _TRIES = 3
 
 
@@ -36,11 +36,14 @@ class _Home:
     def __init__(self) -> None:
         self.lock = threading.RLock()  # re-entrant: a signal handler may fork while its own thread holds it
         self.keeper: Keeper | None = None
+        self.files: set[tuple[bytes, int, int]] = set()
 
     def get(self) -> Keeper:
         with self.lock:
             if self.keeper is None:
                 self.keeper = _new_keeper(self.lose)
+                for file in self.files:
+                    _own(self.keeper, file, owned=True)
                 atexit.unregister(shutdown)
                 atexit.register(shutdown)
             return self.keeper
@@ -59,6 +62,7 @@ class _Home:
     def after_fork_in_child(self) -> None:
         self.lock = threading.RLock()
         keeper, self.keeper = self.keeper, None
+        self.files.clear()
         if keeper is not None:
             keeper.forget()
 
@@ -80,6 +84,33 @@ def _new_keeper(died: Any) -> Keeper:
     from duodao.children.portable import Portable
 
     return Portable()
+
+
+def _own(keeper: Keeper, file: tuple[bytes, int, int], *, owned: bool) -> None:
+    own = getattr(keeper, "own", None)  # the portable keeper ends with the supervisor
+    if own is not None:
+        own(*file, owned=owned)
+
+
+def own_file(path: str, device: int, inode: int) -> None:
+    """The file goes when this process ends in whatever way, kill -9 included; starts the guard if there is none.
+
+    For a socket, which means nothing without its server. It stays if another has its name by then.
+    """
+    file = os.fsencode(path), device, inode
+    with _home.lock:
+        _home.files.add(file)
+        _own(_home.get(), file, owned=True)
+
+
+def disown_file(path: str, device: int, inode: int) -> None:
+    """Undo `own_file`: the file was removed."""
+    file = os.fsencode(path), device, inode
+    with _home.lock:
+        if file in _home.files:
+            _home.files.discard(file)
+            if _home.keeper is not None:
+                _own(_home.keeper, file, owned=False)
 
 
 def ensure() -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import sys
 import signal
 import socket
+import sys
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -102,6 +102,11 @@ class Link:
         """Have the guard signal a child: it is the one who knows whether the number is still the child's."""
         with contextlib.suppress(Lost):  # then its children are being killed
             self._send(("signal", pid, number), (), 0)
+
+    def own(self, path: bytes, device: int, inode: int, *, owned: bool) -> None:
+        """Have the guard remove this file when the supervisor has ended, or no longer."""
+        with contextlib.suppress(Lost):
+            self._send(("file", owned, path, device, inode), (), 0)
 
     def stop(self) -> None:
         """End the guard with all that it has, and wait until it is gone."""

@@ -52,6 +52,7 @@ def main() -> NoReturn:
             wire.send(sock, wire.encode(("broken", traceback.format_exc())))
         os._exit(1)
     zygote.serve()
+    zygote.sweep()
     reap.kill_all()
     os._exit(0)
 
@@ -70,6 +71,7 @@ class _Zygote:
         self._sock = sock
         self._lines: dict[int, int] = {}  # child -> read end of its lifeline, which so outlasts the child's own copy
         self._outbox: deque[bytes] = deque()
+        self._files: set[tuple[bytes, int, int]] = set()
         self._woken, self._waker = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._waker, False)
@@ -121,6 +123,8 @@ class _Zygote:
         (kind, *fields), fds = received
         if kind == "signal":
             self._signal(*fields)
+        elif kind == "file":
+            (self._files.add if fields[0] else self._files.discard)(tuple(fields[1:]))
         elif kind == "preload":
             self._import(*fields)
         else:
@@ -157,6 +161,14 @@ class _Zygote:
             self._post(("started", request, pid))
         for fd in others:
             os.close(fd)
+
+    def sweep(self) -> None:
+        """Remove the files that were the supervisor's own and have no meaning without it: its sockets."""
+        for path, device, inode in self._files:
+            with contextlib.suppress(OSError):
+                found = os.lstat(path)
+                if (found.st_dev, found.st_ino) == (device, inode):  # else it was removed, and another has its name
+                    os.unlink(path)
 
     def _signal(self, pid: int, number: int) -> None:
         if pid in self._lines:  # not reaped, so the number is still its own
