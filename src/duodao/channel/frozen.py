@@ -317,6 +317,9 @@ def _array_class(numpy: Any) -> Any:
             _refuse(self)
         numpy.ndarray.setflags(self, write, align, uic)
 
+    def plain(self: Any) -> Any:
+        return numpy.array(self)
+
     def wrap(_self: Any, array: Any, _context: Any = None, return_scalar: bool = False) -> Any:
         return array[()] if return_scalar else numpy.asarray(array)
 
@@ -331,8 +334,8 @@ def _array_class(numpy: Any) -> Any:
     ]  # fmt: skip
     body = {
         **{name: guarded(name) for name in names}, "_frozen": "array", "setflags": setflags, "__array_wrap__": wrap,
-        "thaw": numpy.array, "copy": lambda self, order="C": numpy.array(self, order=order),
-        "__copy__": numpy.array, "__deepcopy__": lambda self, _memo: numpy.array(self),
+        "thaw": plain, "copy": lambda self, order="C": numpy.array(self, order=order),
+        "__copy__": plain, "__deepcopy__": lambda self, _memo: plain(self),
         "__reduce_ex__": lambda self, protocol: numpy.asarray(self).__reduce_ex__(protocol),
     }  # fmt: skip
     return type("ndarray", (numpy.ndarray,), body)

@@ -249,8 +249,10 @@ class Shared(MutableMapping[K, V]):
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        table = self._shared or self._held
+        table = self._held
         if table is not None:
+            if table.depth == 1:
+                self._held = None
             table.release(keep=kind is None)
 
     # ------------------------------------------------------------------------------------------------------ its ends
