@@ -141,6 +141,8 @@ def what_is_missing() -> str:
         return "a 64-bit Python is needed"
     if not hasattr(ctypes.PyDLL(None), "pthread_mutexattr_setrobust"):
         return "its C library has no pthread_mutexattr_setrobust"
+    if not hasattr(ctypes.PyDLL(None), "gnu_get_libc_version"):
+        return "its C library is not glibc, whose mutexes we read"  # where the owner stands, and how often it has it
     return ""
 
 
