@@ -80,7 +80,9 @@ def memory():
 
 def short_and_long(short, long):
     """The two forms of a test, by how much they do."""
-    return pytest.mark.parametrize("times", [short, pytest.param(long, marks=pytest.mark.soak)])
+    return pytest.mark.parametrize(
+        "times", [short, pytest.param(long, marks=(pytest.mark.soak, pytest.mark.timeout(900)))]
+    )
 
 
 def figures(times, what):
