@@ -26,7 +26,7 @@ BENCH := $(BENCH_VENV)/.made-$(VERSION)
 # --group came with pip 25.1, later than the pip that Python 3.11 to 3.13 bring along.
 PIP := -m pip --disable-pip-version-check -qq
 # What pip installs from: a change of the part in C is compiled anew.
-PACKAGE := pyproject.toml setup.py src/duodao/sync/_speed.c
+PACKAGE := pyproject.toml setup.py $(wildcard src/duodao/sync/*.c)
 # The tests of what stands on the part in C; without it, all of it is Python.
 PURE := $(wildcard tests/unit/sync tests/contract/test_cpython_locks.py tests/faults/test_deadlock.py)
 
@@ -94,5 +94,5 @@ format: $(DEV)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) .venv-[0-9]* build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf src/duodao.egg-info src/duodao/sync/_speed.*.so
+	rm -rf src/duodao.egg-info src/duodao/sync/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,10 @@
-"""The one part in C. pyproject.toml says the rest."""
+"""The parts in C. pyproject.toml says the rest."""
 
 from setuptools import Extension, setup
 
-# optional: where it can't be compiled, the locks are pure Python, to which it is identical but for speed.
-setup(ext_modules=[Extension("duodao.sync._speed", ["src/duodao/sync/_speed.c"], optional=True)])
+# optional: what can't be compiled is Python and ctypes then, the same but for speed.
+setup(
+    ext_modules=[
+        Extension(f"duodao.sync.{name}", [f"src/duodao/sync/{name}.c"], optional=True) for name in ("_speed", "_robust")
+    ]
+)

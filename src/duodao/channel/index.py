@@ -7,6 +7,7 @@ Invariants, with `puts` and `gets` the items ever put and taken (words TAIL and 
   3. sum(DONE) = the word DONE, less what is being counted, under the mutex of the ends.
   4. Locks are taken in the order: putters', getters', ends, blocks. None is held while anything is pickled, unpickled
      or waited for.
+A signal handler that uses the queue whose lock its own thread has gets RuntimeError, and the lock stays as it is (OWN).
 Between a store to a hand and the store that commits it no function is called: a signal can't come between them, only a
 kill.
 
@@ -75,7 +76,7 @@ class Index:
         self.bells = {want: robust.Word(offset + bell * 8) for want, bell in _BELLS.items()}
         native = robust.native()
         self.trylock, self.unlock = native.trylock, native.unlock
-        self.put_pointer, self.get_pointer = self.putting.pointer.value, self.getting.pointer.value
+        self.put_pointer, self.get_pointer = self.putting.ref, self.getting.ref
         self.maxsize: int = self.words[MAXSIZE]
         self.unpacked: tuple[int, list[Any]] = (-1, [])  # the place of the LIST that was read last, and its items
 
@@ -186,8 +187,10 @@ class Index:
         held: list[robust.Mutex] = []
         try:
             for mutex in (self.putting, self.getting) if self.putting is not self.getting else (self.putting,):
-                held.append(mutex)
-                self.enter(mutex, mutex.trylock(), tell=False)
+                code = mutex.trylock()
+                if code != robust.OWN:
+                    held.append(mutex)
+                self.enter(mutex, code, tell=False)
             with self.ends.held() as undone:
                 if undone:
                     self._recount()
@@ -278,13 +281,15 @@ class Index:
 
     def shut(self) -> None:
         """Nothing is put any more."""
+        code = 0
         try:
             code = self.putting.trylock()
             if code:
                 self.enter(self.putting, code)
             self.words[SHUT] = 1
         finally:
-            self.putting.unlock()
+            if code != robust.OWN:
+                self.putting.unlock()
         for want in _BELLS:
             self.ring(want)
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from duodao import arena
 from duodao.errors import UsageError
+from duodao.sync import speed
 
 SIZE = 64
 """Bytes that a Mutex takes in the arena: 40 to 48 are the C library's, then our word for work that was left undone."""
@@ -64,6 +65,9 @@ class _Native:
         self.initialize = quick.pthread_mutex_init
         self.initialize.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
         self._unlock_at: Any = ctypes.cast(self.unlock, ctypes.c_void_p).value
+        if speed.ROBUST is not None:
+            self.trylock, self.unlock = speed.ROBUST.trylock, speed.ROBUST.unlock
+            self.consistent = speed.ROBUST.consistent
         self._lock: Callable[..., Any]
         if hasattr(slow, "pthread_mutex_clocklock"):
             self._lock, self._clock = slow.pthread_mutex_clocklock, time.CLOCK_MONOTONIC
@@ -93,6 +97,9 @@ class _Native:
 
     def leave(self, mutex: ctypes.c_void_p, told: Callable[[int], None] | None = None) -> Callable[..., None]:
         """An `__exit__` that unlocks. told: gets 0 or an errno, afterwards; the fastest is a method in C."""
+        if speed.ROBUST is not None:
+            quick: Callable[..., None] = speed.ROBUST.Leave(mutex, told)
+            return quick
         function: Any = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._unlock_at)
         function.argtypes = [ctypes.c_void_p, _Ignored, _Ignored, _Ignored]
         function.restype = told
@@ -100,6 +107,9 @@ class _Native:
 
     def leaver(self, mutex: ctypes.c_void_p, told: Callable[[int], None]) -> Callable[[], None]:
         """The same without arguments."""
+        if speed.ROBUST is not None:
+            quick: Callable[..., None] = speed.ROBUST.Leave(mutex, told)
+            return quick
         function: Any = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._unlock_at)
         function.argtypes = [ctypes.c_void_p]
         function.restype = told
@@ -182,7 +192,9 @@ class Mutex:
         self._native = native()
         self.offset = offset
         self.pointer = ctypes.c_void_p(address_of(offset, SIZE))
-        self.ref = ctypes.byref(ctypes.c_char.from_buffer(arena.get().view(offset, SIZE)))
+        self.ref: Any = ctypes.byref(ctypes.c_char.from_buffer(arena.get().view(offset, SIZE)))
+        if speed.ROBUST is not None:
+            self.ref = self.pointer.value
         self.words = arena.get().view(offset, SIZE).cast("I")
         self._held = Held(self)
 

@@ -2,16 +2,19 @@
 
 Both keep who holds a lock and how often. The compiled one also has every path on which nobody waits, so that `with`
 costs less than that of `threading.Lock`. lock.py alone says how a lock behaves, in Python; `hasten` takes away there
-what the base has compiled. The tests of the locks run on both.
+what the base has compiled. Likewise `_robust.c` takes the place of ctypes under robust.py. The tests run on both.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-__all__ = ["COMPILED", "FIELDS", "Base", "free", "hasten", "take"]
+__all__ = ["COMPILED", "FIELDS", "ROBUST", "Base", "free", "hasten", "take"]
 
 COMPILED = os.environ.get("DUODAO_SPEED") != "0"
 """Are the locks the compiled ones? DUODAO_SPEED=0 in the environment keeps to Python."""
@@ -20,6 +23,11 @@ if COMPILED:
         from duodao.sync._speed import Held as Base
     except ImportError:  # installed without a compiler, or for another Python
         COMPILED = False
+ROBUST: ModuleType | None = None
+"""robust.py's calls on mutexes, where they were compiled: Linux. Else they go through ctypes."""
+if COMPILED:
+    with contextlib.suppress(ImportError):
+        ROBUST = importlib.import_module("duodao.sync._robust")
 if not COMPILED:
     from _thread import RLock as Base  # type: ignore[assignment]
 
