@@ -1,4 +1,4 @@
-"""What happens to queues over pipes and sockets: kill -9 on either side, strangers, garbage, silence, no descriptors."""
+"""What happens to queues over pipes and sockets: kill -9 on either side, strangers, garbage, silence, no room."""
 
 from __future__ import annotations
 

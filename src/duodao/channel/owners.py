@@ -29,6 +29,13 @@ def check_ours(found: os.stat_result, path: str) -> None:
         )
 
 
+def check_sides(path: str) -> None:
+    """As check_ours, of SQLite's log and index beside the file, where they are."""
+    for side in (path + "-wal", path + "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            check_ours(os.lstat(side), side)
+
+
 def start_of(pid: int) -> int | None:
     """When a process started, in the kernel's ticks since boot; None: it isn't there, or only its zombie is."""
     try:

@@ -28,7 +28,7 @@ from urllib.parse import quote
 
 from duodao.channel.bell import Listener
 from duodao.channel.held import SOFT
-from duodao.channel.owners import check_ours, check_place, space, start_of
+from duodao.channel.owners import check_ours, check_place, check_sides, space, start_of
 from duodao.children import lifeline
 from duodao.errors import Broken, Damaged, DuodaoError, ShutDown, UsageError
 from duodao.sync import lot
@@ -126,6 +126,7 @@ class Tray:
                 raise UsageError(f"the queue file {self.path} can't be opened: {error.strerror}") from error
         try:
             check_ours(os.fstat(self._fd), self.path)
+            check_sides(self.path)  # before, too: for root SQLite makes them root's as it opens them
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             uri = f"file:{quote(os.fsencode(self.path))}?mode=rw"
             db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
@@ -164,9 +165,7 @@ class Tray:
             raise
 
     def _join_in(self, db: sqlite3.Connection) -> None:
-        for side in ("-wal", "-shm"):  # made by now, by us or by somebody else
-            with contextlib.suppress(FileNotFoundError):
-                check_ours(os.lstat(self.path + side), self.path + side)
+        check_sides(self.path)  # made by now, by us or by somebody else
         row = db.execute("SELECT maxsize, sorted FROM meta").fetchone()
         if row is None:
             raise self._damaged("it doesn't say what it holds")
