@@ -69,6 +69,7 @@ class Board:
             self.depth += 1
             return
         mutex = self.facts.mutex
+        code = 0
         try:
             code = mutex.trylock()
             if code and self._wait(mutex, code, ident) == robust.DEAD:
@@ -78,8 +79,9 @@ class Board:
                 self._tell()
             self.facts.catch_up()
         except BaseException:  # Ctrl-C too: nobody would give it back
-            self.holder = self.depth = 0
-            mutex.let_go()
+            if code != robust.OWN:  # else a signal came in between taking it and saying so; it is not the handler's
+                self.holder = self.depth = 0
+                mutex.let_go()
             raise
 
     def _wait(self, mutex: robust.Mutex, code: int, ident: int) -> int:
