@@ -2,7 +2,8 @@
 
 Promises:
 - A put returns when its items are on the disk (WAL, synchronous=FULL); put_many writes many with one sync.
-- kill -9 of anybody at any instant loses nothing: a change is whole or not there.
+- kill -9 of anybody at any instant loses nothing: a change is whole or not there. A power failure may undo the last
+  gets and task_dones, which are not synced one by one: their items are got again.
 - A get takes the item for its process; it leaves the file with task_done. What a process that was killed had got and
   not yet task_done stands in front again and is got again, by another or after a restart, which a RuntimeWarning says.
   So: at least once, and exactly once for who calls task_done as the last thing it does with an item.

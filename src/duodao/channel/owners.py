@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import stat
 
-from duodao.errors import UsageError
+from duodao.errors import Broken, Damaged, DuodaoError, UsageError
 
 
 def check_place(path: str) -> None:
@@ -27,6 +28,21 @@ def check_ours(found: os.stat_result, path: str) -> None:
             f"{path} is not ours alone (owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}): items are "
             "pickled, so a queue file must be of this user, and group and others mustn't write to it (chmod 600)"
         )
+
+
+def explain(error: sqlite3.Error, path: str) -> DuodaoError:
+    """SQLite's error as ours."""
+    kind = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return Broken(f"the disk refused the queue file {path} ({error}): what was put before is safe, make room")
+    if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Broken(f"another program holds the queue file {path} ({error}): only queues may open it")
+    return damaged(path, str(error))
+
+
+def damaged(path: str, why: str) -> Damaged:
+    """The error for a file that is no queue, or no longer."""
+    return Damaged(f"{path} is not a queue of Duodao, or is damaged ({why}): it is left as it is")
 
 
 def check_sides(path: str) -> None:

@@ -28,9 +28,9 @@ from urllib.parse import quote
 
 from duodao.channel.bell import Listener
 from duodao.channel.held import SOFT
-from duodao.channel.owners import check_ours, check_place, check_sides, space, start_of
+from duodao.channel.owners import check_ours, check_place, check_sides, damaged, explain, space, start_of
 from duodao.children import lifeline
-from duodao.errors import Broken, Damaged, DuodaoError, ShutDown, UsageError
+from duodao.errors import DuodaoError, ShutDown, UsageError
 from duodao.sync import lot
 
 APPLICATION = 0x64645155  # "ddQU"
@@ -66,6 +66,7 @@ class Tray:
         self.pid = os.getpid()
         self._db: sqlite3.Connection | None = None
         self._fd = -1
+        self._synced = True
         self._user = 0
         self._leases: deque[int] = deque()
         self._acknowledges = False
@@ -75,8 +76,9 @@ class Tray:
     # ------------------------------------------------------------------------------------------------------- a turn
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, alone. Damaged, UsageError: as `_open`; Broken: the disk refused."""
+    def turn(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+        """One transaction, alone; without `synced` a power failure may undo it. Damaged, UsageError: as `_open`;
+        Broken: the disk refused."""
         with self._mutex:
             try:
                 if self._db is None:
@@ -85,6 +87,9 @@ class Tray:
                 try:
                     db = self._db
                     assert db is not None
+                    if synced != self._synced:
+                        db.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
+                        self._synced = synced
                     db.execute("BEGIN IMMEDIATE")
                     try:
                         yield db
@@ -97,22 +102,9 @@ class Tray:
                     if self._fd >= 0:
                         fcntl.flock(self._fd, fcntl.LOCK_UN)
             except sqlite3.Error as error:
-                raise self._explain(error) from error
+                raise explain(error, self.path) from error
         while self._said:
             warnings.warn(self._said.pop(), RuntimeWarning, stacklevel=2)
-
-    def _explain(self, error: sqlite3.Error) -> DuodaoError:
-        kind = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-        if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            return Broken(
-                f"the disk refused the queue file {self.path} ({error}): what was put before is safe, make room"
-            )
-        if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return Broken(f"another program holds the queue file {self.path} ({error}): only queues may open it")
-        return self._damaged(str(error))
-
-    def _damaged(self, why: str) -> Damaged:
-        return Damaged(f"{self.path} is not a queue of Duodao, or is damaged ({why}): it is left as it is")
 
     # ---------------------------------------------------------------------------------------------------- opening it
 
@@ -149,12 +141,13 @@ class Tray:
             db.execute("INSERT INTO meta VALUES (?, ?, 0, 0, 0)", (self.maxsize, self.order))
             db.execute("COMMIT")
         elif application != APPLICATION:
-            raise self._damaged("another program wrote it")
+            raise damaged(self.path, "another program wrote it")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
             raise UsageError(f"{self.path} has format {version}, this Duodao reads format {VERSION}")
         db.execute("PRAGMA journal_mode=WAL").fetchall()
         db.execute("PRAGMA synchronous=FULL")
+        self._synced = True
         db.execute("BEGIN IMMEDIATE")
         try:
             self._join_in(db)
@@ -168,7 +161,7 @@ class Tray:
         check_sides(self.path)  # made by now, by us or by somebody else
         row = db.execute("SELECT maxsize, sorted FROM meta").fetchone()
         if row is None:
-            raise self._damaged("it doesn't say what it holds")
+            raise damaged(self.path, "it doesn't say what it holds")
         if tuple(row) != (self.maxsize, self.order):
             raise UsageError(
                 f"{self.path} was made with maxsize={row[0]} and order={row[1]!r}: open it with the same, not with "
@@ -213,7 +206,7 @@ class Tray:
 
     def look(self) -> tuple[int, int, bool]:
         """(ready, unfinished, is it shut down)."""
-        with self.turn() as db:
+        with self.turn(synced=False) as db:
             return self._meta(db)
 
     def _meta(self, db: sqlite3.Connection) -> tuple[int, int, bool]:
@@ -241,7 +234,7 @@ class Tray:
 
     def take(self, n: int) -> list[bytes]:
         """Up to n bodies that are there, of some SOFT bytes together. ShutDown: there is none and will be none."""
-        with self.turn() as db:
+        with self.turn(synced=False) as db:
             ready, _, shut = self._meta(db)
             if not ready:
                 alive = self._recover(db)
@@ -256,7 +249,7 @@ class Tray:
             query = f"SELECT id, body, sum FROM item WHERE taker IS NULL ORDER BY {_ORDERS[self.order]} LIMIT ?"  # noqa: S608
             for row in db.execute(query, (n,)):
                 if zlib.crc32(row[1]) != row[2]:
-                    raise self._damaged(f"item {row[0]} is not what was put")
+                    raise damaged(self.path, f"item {row[0]} is not what was put")
                 found.append(row)
                 size += len(row[1])
                 if size > SOFT:
@@ -277,7 +270,7 @@ class Tray:
 
     def give_back(self, count: int) -> None:
         """The last `count` that were taken were not wanted."""
-        with self.turn() as db:
+        with self.turn(synced=False) as db:
             ids = [self._leases.pop() for _ in range(min(count, len(self._leases)))]
             db.executemany("UPDATE item SET taker = NULL WHERE id = ?", [(id,) for id in ids])
             self._count(db, len(ids), 0)
@@ -285,7 +278,7 @@ class Tray:
 
     def done(self) -> None:
         """One is done with: the one this process took first, if it has one. ValueError: more often than were put."""
-        with self.turn() as db:
+        with self.turn(synced=False) as db:
             unfinished = self._meta(db)[1]
             if not unfinished:
                 raise ValueError("task_done() called too many times")
@@ -302,7 +295,7 @@ class Tray:
 
     def all_done(self) -> bool:
         """Is none unfinished?"""
-        with self.turn() as db:
+        with self.turn(synced=False) as db:
             unfinished = self._meta(db)[1]
             if unfinished and self._listener is not None:
                 self._listener.mind(self._recover(db))
