@@ -84,6 +84,11 @@ class Arena:
         for number in self._pinned:
             fcntl.lockf(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _PIN_LOCKS + number)
 
+    @property
+    def whole(self) -> mmap.mmap:
+        """All of it: a slice of a map is `bytes`, in one step where a view takes two."""
+        return self._map
+
     def view(self, offset: int, size: int) -> memoryview:
         """`size` bytes from `offset`, writable, not a copy. ValueError when they are not all inside the arena."""
         if offset < 0 or size < 0 or offset + size > self.size:

@@ -39,10 +39,11 @@ class Watched:
         if isinstance(key, slice):
             start, stop, _ = key.indices(len(self.view))
             if stop - start > 1:
-                source = memoryview(value).cast("B").cast(self.view.format) if self.view.format != "B" else value
+                code = getattr(self.view, "format", "B")
+                source = memoryview(value).cast("B").cast(code) if code != "B" else value
                 half = (stop - start) // 2
                 # From the end on, as memmove does where the pieces overlap upwards.
-                self.view[stop - half : stop] = bytes_of(source[len(source) - half :], self.view.format)
+                self.view[stop - half : stop] = bytes_of(source[len(source) - half :], code)
                 self.stores.step()
         self.view[key] = value
 

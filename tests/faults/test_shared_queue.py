@@ -64,7 +64,7 @@ def watch(queue, stores):
     """Count the stores of this process to the queue's memory."""
     index = queue._index
     index.join()
-    for name in ("words", "places", "heads", "bytes", "order", "infos", "keys", "turns", "cells"):
+    for name in ("words", "places", "heads", "whole", "order", "infos", "keys", "turns", "cells"):
         if hasattr(index, name):
             stores.watch(index, name)
     stores.watch(index.blocks, "map", "table", "area")

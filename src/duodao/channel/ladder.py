@@ -48,6 +48,7 @@ from duodao.channel.order import rank as rank_of
 from duodao.channel.ring import BLOCK, ONE, Taken
 from duodao.channel.segment import Segment
 from duodao.errors import UsageError
+from duodao.sync.robust import OWN
 
 _LEAST, _MOST, _TOGETHER = 256, 4096, 64 << 20
 _KNOWN = 1024
@@ -102,6 +103,7 @@ class Ladder(Index):
             return -1
         words = self.words
         mine = (self.segment.hand or self.join()) + H_PUT
+        code = 0
         try:
             code = self.trylock(self.put_pointer)
             if code:
@@ -130,10 +132,12 @@ class Ladder(Index):
             words[TAIL] += 1
             words[MOVING] = 0
         except BaseException:
-            self._mend_own()
+            if code != OWN:
+                self._mend_own()
             raise
         finally:
-            self.unlock(self.put_pointer)
+            if code != OWN:
+                self.unlock(self.put_pointer)
         if words[WANT_ITEM]:
             self.ring(WANT_ITEM, count)
         return 1
@@ -186,6 +190,7 @@ class Ladder(Index):
         words, table = self.words, self.blocks.table
         mine = (self.segment.hand or self.join()) + H_TAKEN
         found: list[Taken] = []
+        code = 0
         try:
             code = self.trylock(self.get_pointer)
             if code:
@@ -205,10 +210,12 @@ class Ladder(Index):
             words[HEAD] += got
             words[mine] += got
         except BaseException:
-            self._mend_own()
+            if code != OWN:
+                self._mend_own()
             raise
         finally:
-            self.unlock(self.get_pointer)
+            if code != OWN:
+                self.unlock(self.get_pointer)
         if got and words[WANT_ROOM]:
             self.ring(WANT_ROOM, got)
         return found

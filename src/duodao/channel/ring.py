@@ -30,6 +30,7 @@ import struct
 import threading
 from typing import Any, ClassVar
 
+from duodao import arena
 from duodao.channel.blocks import IS_READ, IS_READY, LENGTH, READ, READY, Blocks
 from duodao.channel.index import (
     H_PUT,
@@ -44,6 +45,7 @@ from duodao.channel.index import (
     Index,
 )  # fmt: skip
 from duodao.channel.segment import Segment
+from duodao.sync.robust import OWN
 
 ONE, LIST, BLOCK = 0, 1, 2
 INLINE = 32768
@@ -73,8 +75,9 @@ class Ring(Index):
         self.size: int = self.words[SPACE]
         end = at + self.maxsize * 8
         self.places: Any = segment.memory[at:end].cast("Q")
-        self.bytes: Any = segment.memory[end : end + self.size]
-        self.heads: Any = self.bytes.cast("Q")
+        self.heads: Any = segment.memory[end : end + self.size].cast("Q")
+        self.whole = arena.get().whole
+        self.base = segment.offset + end + 8  # the data of the record that begins at 0
 
     @staticmethod
     def bytes_for(maxsize: int) -> int:
@@ -89,6 +92,7 @@ class Ring(Index):
         words = self.words
         size = len(data)
         mine = (self.segment.hand or self.join()) + H_PUT
+        code = 0
         try:
             code = self.trylock(self.put_pointer)
             if code:
@@ -114,21 +118,22 @@ class Ring(Index):
             if kind != BLOCK and first + ring_size - end < (self.maxsize - length + 2) * _BLOCK_RECORD:
                 return -1
             self.heads[here >> 3] = kind | count << 8 | size << 32
-            here += 8
-            self.bytes[here : here + size] = data
+            at = self.base + here
+            self.whole[at : at + size] = data
             if kind == LIST:
-                self.heads[here >> 3] = tail
+                self.heads[(here >> 3) + 1] = tail
                 self._place(tail, count, begin)
             else:
                 self.places[tail % self.maxsize] = begin
                 if kind == BLOCK:
-                    block, table = self.heads[here >> 3], self.blocks.table
+                    block, table = self.heads[(here >> 3) + 1], self.blocks.table
                     table[block] = table[block] & LENGTH | IS_READY
             words[mine] += count
             words[WRITE_END] = end
             words[TAIL] = tail + count
         finally:
-            self.unlock(self.put_pointer)
+            if code != OWN:
+                self.unlock(self.put_pointer)
         if words[WANT_ITEM]:
             self.ring(WANT_ITEM, count)
         return 1
@@ -146,6 +151,7 @@ class Ring(Index):
             return None
         mine = (self.segment.hand or self.join()) + H_TAKEN
         first = 0
+        code = 0
         try:
             code = self.trylock(self.get_pointer)
             if code:
@@ -162,7 +168,8 @@ class Ring(Index):
                 first = head - self.heads[(here >> 3) + 1]
                 data: Any = unpacked
             else:
-                data = self.bytes[here + 8 : here + 8 + (word >> 32)].tobytes()
+                at = self.base + here
+                data = self.whole[at : at + (word >> 32)]
                 if kind == LIST:
                     first = head - self.heads[(here >> 3) + 1]
                     data = begin, data
@@ -172,7 +179,8 @@ class Ring(Index):
             words[HEAD] = head + 1
             words[mine] += 1
         finally:
-            self.unlock(self.get_pointer)
+            if code != OWN:
+                self.unlock(self.get_pointer)
         if words[WANT_ROOM]:
             self.ring(WANT_ROOM, 1)
         return kind, data, first, 1
@@ -183,6 +191,7 @@ class Ring(Index):
         mine = (self.segment.hand or self.join()) + H_TAKEN
         found: list[Taken] = []
         got = 0
+        code = 0
         try:
             code = self.trylock(self.get_pointer)
             if code:
@@ -194,7 +203,8 @@ class Ring(Index):
                 here = begin % self.size
                 word = self.heads[here >> 3]
                 kind = word & 255
-                data: Any = self.bytes[here + 8 : here + 8 + (word >> 32)].tobytes()
+                at = self.base + here
+                data: Any = self.whole[at : at + (word >> 32)]
                 first, count = 0, 1
                 if kind == LIST:
                     first = head + got - self.heads[(here >> 3) + 1]
@@ -208,11 +218,12 @@ class Ring(Index):
             words[HEAD] = head + got
             words[mine] += got
         except BaseException:
-            if self.getting.owner() == threading.get_native_id():
+            if code != OWN and self.getting.owner() == threading.get_native_id():
                 self.mend_get()  # Ctrl-C: what was taken so far is the queue's
             raise
         finally:
-            self.unlock(self.get_pointer)
+            if code != OWN:
+                self.unlock(self.get_pointer)
         if got and words[WANT_ROOM]:
             self.ring(WANT_ROOM, got)
         return found

@@ -34,6 +34,7 @@ from duodao.channel.base import (
 from duodao.channel.blocks import BYTES as BLOCKS_BYTES
 from duodao.channel.blocks import Blocks
 from duodao.channel.index import (
+    H_RETURNED,
     HEAD,
     LOST,
     MAXSIZE,
@@ -200,7 +201,7 @@ class SharedQueue(WaitingQueue[T]):
             unreadable(index, error)
             raise
         finally:
-            index.returned(1)
+            index.words[index.segment.hand + H_RETURNED] += 1  # as index.returned(1)
         return value
 
     def _get_odd(self, index: Index, block: bool, timeout: float | None) -> T:
@@ -221,12 +222,12 @@ class SharedQueue(WaitingQueue[T]):
     def _get_slowly(self, index: Index, pop: Callable[[], Any], block: bool, timeout: float | None) -> Any:
         words = index.words
         if block and timeout is None:
-            for look in range(LOOKS):
+            for _ in range(LOOKS):
                 if words[HEAD] != words[TAIL]:
                     taken = pop()
                     if taken:
                         return taken
-                elif look > 10:
+                else:
                     os.sched_yield()
         until = deadline(timeout) if block else 0.0
 

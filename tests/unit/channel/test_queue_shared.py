@@ -247,3 +247,17 @@ def test_statistics_name_the_processes():
         found = queue.statistics()
         assert (found.size, found.unfinished, found.lost, found.lost_by) == (1, 1, 0, ())
         assert found.processes == (os.getpid(),)
+
+
+def test_a_signal_handler_in_the_middle_of_a_call(queue):
+    """What uses the queue while its own thread has the queue's lock gets RuntimeError, and the lock stays taken."""
+    index = queue._index
+    assert index.putting.trylock() == 0
+    try:
+        with pytest.raises(RuntimeError, match="signal handler"):
+            queue.put((1, "x"))
+        assert index.putting.owner() == threading.get_native_id()
+    finally:
+        index.putting.unlock()
+    queue.put((1, "x"))
+    assert queue.get() == (1, "x")
