@@ -275,6 +275,7 @@ def test_not_a_file(tmp_path):
             made(where)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_while_it_is_used(path):
     """A fork in the middle of use harms neither side: the copy is a user of its own, with its own waits."""
     with made(path) as queue:

@@ -471,6 +471,7 @@ def test_the_file_is_gone_after_any_end(tmp_path, how):
     assert not path.exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_copy_is_a_client(via):
     """A handle that came by fork, not by pickle, asks its maker; neither side's end harms the other."""
     with Queue(10, via=via) as queue:
