@@ -133,6 +133,8 @@ class Queue(Generic[T]):
     Wrong options raise UsageError. Source: M10, M11, M13, M22, M25.
     """
 
+    _duodao_handle = True  # frozen.py
+
     VIA: ClassVar[str] = ""
     ORDERS: ClassVar[tuple[str, ...]] = ORDERS
     UNBOUNDED: ClassVar[bool] = False

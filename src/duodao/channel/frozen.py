@@ -31,6 +31,9 @@ ATOMS: frozenset[type] = frozenset((
 ))  # fmt: skip
 """Types whose values nobody can change."""
 
+HANDLE = "_duodao_handle"
+"""The mark of classes whose objects stand for something that is shared: locks, queues, a Shared. They stay as they are."""
+
 HOW = "take a copy with .thaw(), change that, and assign it; or use state.update_key(key, function) for one atomic step"
 
 
@@ -159,7 +162,7 @@ class _Freezing:
             return made(self, value)
         if kind is tuple or kind is frozenset:
             return self._keep(value, kind(map(self.freeze, value)))
-        if isinstance(value, enum.Enum | type) or kind.__module__ == "zoneinfo":
+        if isinstance(value, enum.Enum | type) or kind.__module__ == "zoneinfo" or hasattr(kind, HANDLE):
             return value
         numpy = sys.modules.get("numpy")
         if numpy is not None and isinstance(value, numpy.generic | numpy.dtype):

@@ -42,6 +42,8 @@ class Shared(MutableMapping[K, V]):
     ones. MemoryError: it is full. TypeError: a value can't be made read-only. NotPicklable. Closed. Source: M12.
     """
 
+    _duodao_handle = True  # frozen.py
+
     def __init__(self, initial: Mapping[K, V] | None = None, /, *, name: str | None = None, size: int = SIZE) -> None:
         if not isinstance(size, int) or size < 4096:
             raise UsageError(f"size={size!r}: it is a number of bytes, at least 4096")

@@ -66,6 +66,7 @@ class Courier(Roster):
         self._batches: dict[Future, Batch] = {}
         self._out = 0
         self._number = 0
+        self._killed = False
         self._pace = Pace()
         self._freeze = Freezer(pickling.dumps)
         self._inside: set[int] = set()  # threads that deliver
@@ -189,8 +190,10 @@ class Courier(Roster):
             failure = errors.get(at) if errors is not None else None
             if failure is None:
                 self._settle(future, values[at], None)
-            elif failure.kind == "lost":
+            elif failure.kind == "lost" and not self._killed:
                 again.append((future, call))
+            elif failure.kind == "lost":
+                self._settle(future, None, self.translate(_ended(call)))
             else:
                 self._settle(future, None, self.translate(_error(failure, call)))
             if result.seconds:
@@ -286,6 +289,19 @@ class Courier(Roster):
         if idle:
             self._let_go()
 
+    def kill(self) -> None:
+        """Cancel what is queued, and kill the workers that are in calls; what they lost isn't run again."""
+        with self._lock:
+            self._killed = True
+            again, self._again = self._again, deque()
+        super().kill()
+        lane = self._lane  # only now: with the queue empty no other will be made
+        for future, call in again:
+            self._settle(future, None, self.translate(_ended(call)))
+        if lane is not None:
+            lane.close(0.0)
+        self.changed()
+
     def _let_go(self) -> None:
         with self._lock:
             lane, self._lane = self._lane, None
@@ -317,6 +333,10 @@ def _error(failure: Failure, call: Call) -> BaseException:
     if failure.kind == "died" and isinstance(error, WorkerDied):
         return WorkerDied.at(f"the call {_shown(call)}", error.exitcode)
     return error
+
+
+def _ended(call: Call) -> WorkerDied:
+    return WorkerDied(f"the call {_shown(call)} was ended: the workers of its pool were killed", exitcode=-9)
 
 
 def _shown(call: Call) -> str:

@@ -134,6 +134,13 @@ class Pool(Executor):
         """
         self._roster.shutdown(wait=wait, cancel_futures=cancel_futures)
 
+    def kill_workers(self) -> None:
+        """Shut down at once: cancel what has not begun, and kill the processes that are in calls (errors.WorkerDied).
+
+        Calls on threads and event loops can't be killed; they run to their end. Idempotent.
+        """
+        self._roster.kill()
+
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"{self.name} can't be sent to another process: its workers and futures are here. Submit from the process "

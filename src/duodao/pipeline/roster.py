@@ -78,9 +78,9 @@ class Roster(ABC):
         del function, future
         return False
 
-    def installed(self, waiter: object) -> None:
+    def installed(self, waiter: object, future: Future) -> None:
         """Nothing to do where those that wait are not workers."""
-        del waiter
+        del waiter, future
 
     def removed(self, waiter: object) -> None:
         """As `installed`."""
@@ -131,6 +131,10 @@ class Roster(ABC):
         if wait:
             lot.wait(_End(self), self._parked, self.over)
             self.dismiss(10.0)
+
+    def kill(self) -> None:
+        """Shut down without waiting; calls in processes are ended now."""
+        self.shutdown(wait=False, cancel_futures=True)
 
     def changed(self) -> None:
         """Perhaps all is over now."""

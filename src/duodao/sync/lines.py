@@ -119,6 +119,7 @@ class Shared:
     """A base for what can be waited for between processes: its waits stand in the table by themselves."""
 
     __slots__ = ()
+    _duodao_handle = True  # channel/frozen.py
 
 
 def tag(number: int) -> int:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         parent_process,
         set_start_method,
     )
-    from duodao.dropin.multiprocessing.proxies import Manager
+    from duodao.dropin.multiprocessing.managers import Manager
     from duodao.dropin.multiprocessing.queues import Empty, Full, JoinableQueue, Queue, SimpleQueue
     from duodao.dropin.multiprocessing.sharedctypes import Array, RawArray, RawValue, Value
     from duodao.dropin.multiprocessing.synchronize import (
@@ -66,7 +66,7 @@ _HOMES = {
         "parent_process",
         "set_start_method",
     ),
-    "proxies": ("Manager",),
+    "managers": ("Manager",),
     "queues": ("Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"),
     "sharedctypes": ("Array", "RawArray", "RawValue", "Value"),
     "synchronize": ("Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore"),

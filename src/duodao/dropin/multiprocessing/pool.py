@@ -5,20 +5,30 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from multiprocessing import TimeoutError  # the name that callers catch
+from multiprocessing.pool import CLOSE, RUN, TERMINATE
 from types import TracebackType
 from typing import Any
 
 from duodao.cost.limits import cpus
+from duodao.errors import NotPicklable, RemoteTraceback
 from duodao.pipeline.pool import Pool as _Pool
 
-__all__ = ["ApplyResult", "AsyncResult", "MapResult", "Pool", "ThreadPool"]
+__all__ = [
+    "CLOSE", "RUN", "TERMINATE", "ApplyResult", "AsyncResult", "MapResult", "MaybeEncodingError", "Pool",
+    "RemoteTraceback", "ThreadPool",
+]  # fmt: skip
 
 AHEAD = 1000
 """Calls that `imap` has out or finished before they are asked for; all the rest once the pool is closed."""
+
+
+class MaybeEncodingError(NotPicklable):
+    """A result can't be pickled."""
 
 
 class Pool:
@@ -46,7 +56,8 @@ class Pool:
         self._pool = _Pool(
             self._processes, lane=self._lane, initializer=initializer, initargs=tuple(initargs), **options
         )
-        self._state = "RUN"
+        self._pool._roster.translate = _as_standard
+        self._state = RUN
         self._feeds: list[_Feed] = []
 
     def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> Any:
@@ -127,24 +138,21 @@ class Pool:
 
     def close(self) -> None:
         """No new calls; those there are run to their end."""
-        if self._state == "RUN":
-            self._state = "CLOSE"
+        if self._state == RUN:
+            self._state = CLOSE
             for feed in self._feeds:
                 feed.open_wide()
 
     def terminate(self) -> None:
-        """End it now; what has not ended is cancelled."""
-        self._state = "TERMINATE"
+        """End it now: what runs in a process is killed (its result raises WorkerDied), what has not begun cancelled."""
+        self._state = TERMINATE
         for feed in self._feeds:
             feed.stop()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        kill = getattr(self._pool, "kill_workers", None)
-        if kill is not None:
-            kill()
+        self._pool.kill_workers()
 
     def join(self) -> None:
         """Wait until all has ended. ValueError before close or terminate."""
-        if self._state == "RUN":
+        if self._state == RUN:
             raise ValueError("Pool is still running")
         for feed in self._feeds:
             feed.thread.join()
@@ -160,11 +168,18 @@ class Pool:
         self.terminate()
         self.join()
 
+    def __del__(self) -> None:
+        if getattr(self, "_state", CLOSE) == RUN:
+            warnings.warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, 2, source=self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__qualname__} state={self._state} pool_size={self._processes}>"
+
     def __reduce__(self) -> Any:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     def _check_running(self) -> None:
-        if self._state != "RUN":
+        if self._state != RUN:
             raise ValueError("Pool not running")
 
 
@@ -180,6 +195,21 @@ class ThreadPool(Pool):
         initargs: Iterable[Any] = (),
     ) -> None:
         super().__init__(processes, initializer, initargs)
+
+
+def _as_standard(error: BaseException) -> BaseException:
+    """An input that can't be pickled raises what pickling it raised, as programs expect, with our text as a note."""
+    if not isinstance(error, NotPicklable):
+        return error
+    if error.what == "result":
+        wrapped = MaybeEncodingError(*error.args)
+        wrapped.__cause__ = error.__cause__
+        return wrapped
+    original = error.__cause__
+    if original is None or original.__cause__ is not None:
+        return error
+    original.add_note(f"duodao.dropin.multiprocessing.Pool: {error}")
+    return original
 
 
 def _each(func: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
@@ -228,16 +258,22 @@ class ApplyResult:
             self._settle()
 
     def _settle(self) -> None:
+        """The callback comes first: who has waited finds its work done. One that raises is reported by the future."""
         try:
             value = self._join([future.result() for future in self._futures])
         except (Exception, CancelledError) as error:
-            self._whole.set_exception(error)
-            if self._error_callback is not None:
-                self._error_callback(error)
+            try:
+                if self._error_callback is not None:
+                    self._error_callback(error)
+            finally:
+                self._whole.set_exception(error)
         else:
-            self._whole.set_result(value)
-            if self._callback is not None:
-                self._callback(value)
+            try:
+                if self._callback is not None:
+                    self._callback(value)
+            finally:
+                self._whole.set_result(value)
+        self._futures = []
 
     def ready(self) -> bool:
         """Has it ended?"""

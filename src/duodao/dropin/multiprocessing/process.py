@@ -232,6 +232,10 @@ class _Above:
         """It is: a child of ours ends with its parent."""
         return True
 
+    def join(self, timeout: float | None = None) -> None:
+        """Wait `timeout` seconds; without it for ever, that is until this process ends with it."""
+        threading.Event().wait(timeout)
+
 
 class _Family:
     """The processes that this one has started. A thread reads what they print, from the first start to the last end.
@@ -273,6 +277,7 @@ class _Family:
         if ending.error is not None and not isinstance(ending.error, CallExited | WorkerDied):  # it never came to `run`
             print(f"Process {process.name}:", file=sys.stderr)
             traceback.print_exception(ending.error)
+        process._target, process._args, process._kwargs = None, (), {}  # what they hold may go
         lot.wake_all(process._waiters)
 
     def _drop(self, single: _Single) -> None:

@@ -20,6 +20,8 @@ UNBOUNDED = 1 << 16
 class SimpleQueue:
     """As `multiprocessing.SimpleQueue`."""
 
+    _duodao_handle = True
+
     def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
         del ctx
         self._maxsize = maxsize

@@ -1,161 +1,221 @@
-"""`multiprocessing.Value` and `Array`: C values in memory that all our processes map, each with its lock."""
+"""`multiprocessing.Value`, `Array`, RawValue and RawArray: C values in memory that all processes of a program map.
+
+Raw ones are objects of ctypes, as in the standard library, of a subclass that travels as a place in the arena. Value
+and Array put a lock around each access.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import weakref
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from multiprocessing.sharedctypes import typecode_to_type
 from types import TracebackType
 from typing import Any
 
 from duodao import arena
-from duodao.sync import RLock
+from duodao.dropin.multiprocessing.synchronize import RLock
+
+__all__ = ["Array", "RawArray", "RawValue", "Synchronized", "Value", "copy", "synchronized"]
+
+# What raw objects share
 
 
-class _Shared:
-    """A C object in the arena. Its memory is freed with its maker's handle, unless that was given to another task."""
-
-    def __init__(self, kind: Any, count: int | None, lock: Any) -> None:
-        self._kind = kind
-        self._count = count
-        self._lock = lock
-        self._size = max(ctypes.sizeof(self._type()), 1)
-        self._offset = arena.get().allocate(self._size)
-        self._freed = weakref.finalize(self, arena.get().free, self._offset)
-        self._freed.atexit = False
-        self._place()
-
-    def _type(self) -> Any:
-        return self._kind if self._count is None else self._kind * self._count
-
-    def _place(self) -> None:
-        self._object = self._type().from_buffer(arena.get().view(self._offset, self._size))
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._freed.detach()  # whoever gets it may use it longer than this handle lives
-        return {name: value for name, value in self.__dict__.items() if name not in {"_object", "_freed"}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        arena.get().pin(self._offset)
-        self._place()
-
-    def get_obj(self) -> Any:
-        """The ctypes object itself, without the lock."""
-        return self._object
-
-    def get_lock(self) -> Any:
-        """The lock that goes with it. AttributeError when it was made with lock=False."""
-        if self._lock is None:
-            raise AttributeError("this value was made with lock=False: it has no lock")
-        return self._lock
-
-    def acquire(self, *args: Any, **kwargs: Any) -> bool:
-        """Of its lock."""
-        return bool(self.get_lock().acquire(*args, **kwargs))
-
-    def release(self) -> None:
-        """Of its lock."""
-        self.get_lock().release()
-
-    def __enter__(self) -> bool:
-        return bool(self.get_lock().__enter__())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.get_lock().__exit__(kind, error, trace)
+@lru_cache(maxsize=1000)
+def _placed(kind: Any) -> Any:
+    """The subclass of a ctypes class whose objects lie in the arena."""
+    return type(kind.__name__, (kind,), {"__reduce_ex__": _reduce, "__module__": __name__})
 
 
-class _Number(_Shared):
-    @property
-    def value(self) -> Any:
-        """What it holds. `v.value += 1` is a read and a write: under `with v.get_lock():`."""
-        return self._object.value
-
-    @value.setter
-    def value(self, value: Any) -> None:
-        self._object.value = value
-
-    def __repr__(self) -> str:
-        return f"<Value {self._kind.__name__} {self.value!r}>"
+def _reduce(raw: Any, protocol: int) -> tuple[Any, ...]:
+    del protocol
+    raw._freed.detach()  # whoever gets it may use it longer than this one lives
+    return _arrive, (_described(type(raw).__mro__[1]), raw._offset)
 
 
-class _Row(_Shared):
-    def __len__(self) -> int:
-        return len(self._object)
-
-    def __getitem__(self, where: Any) -> Any:
-        return self._object[where]
-
-    def __setitem__(self, where: Any, value: Any) -> None:
-        self._object[where] = value
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._object)
-
-    def __getslice__(self, start: int, stop: int) -> Any:
-        return self._object[start:stop]
-
-    @property
-    def value(self) -> Any:
-        """Of an array of c_char: its text up to the first NUL."""
-        return self._object.value
-
-    @value.setter
-    def value(self, value: Any) -> None:
-        self._object.value = value
-
-    @property
-    def raw(self) -> Any:
-        """Of an array of c_char: all its bytes."""
-        return self._object.raw
-
-    @raw.setter
-    def raw(self, value: Any) -> None:
-        self._object.raw = value
-
-    def __repr__(self) -> str:
-        return f"<Array {self._kind.__name__} {list(self._object)!r}>"
+def _described(kind: Any) -> Any:
+    """A class as it can be pickled: array classes have no name of their own."""
+    return (_described(kind._type_), kind._length_) if issubclass(kind, ctypes.Array) else kind
 
 
-def Value(typecode_or_type: Any, *args: Any, lock: Any = True) -> _Number:  # noqa: N802  # the standard library's name
-    """A C value that processes share. lock: True, False, or the lock to use."""
-    made = _Number(typecode_to_type.get(typecode_or_type, typecode_or_type), None, _lock(lock))
-    made.get_obj().__init__(*args)
-    return made
+def _meant(described: Any) -> Any:
+    return _meant(described[0]) * described[1] if isinstance(described, tuple) else described
 
 
-def Array(typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True) -> _Row:  # noqa: N802
-    """A C array that processes share: of a size, zeroed, or with the values of a sequence."""
+def _arrive(described: Any, offset: int) -> Any:
+    arena.get().pin(offset)
+    return _at(_meant(described), offset, owned=False)
+
+
+def _at(kind: Any, offset: int, *, owned: bool) -> Any:
+    raw = _placed(kind).from_buffer(arena.get().view(offset, max(ctypes.sizeof(kind), 1)))
+    raw._offset = offset
+    raw._freed = weakref.finalize(raw, arena.get().free, offset) if owned else weakref.finalize(raw, int)
+    raw._freed.atexit = False
+    return raw
+
+
+def _new(kind: Any) -> Any:
+    size = max(ctypes.sizeof(kind), 1)
+    raw = _at(kind, arena.get().allocate(size), owned=True)
+    ctypes.memset(ctypes.addressof(raw), 0, size)
+    return raw
+
+
+def RawValue(typecode_or_type: Any, *args: Any) -> Any:  # noqa: N802  # here and below: the standard library's names
+    """A ctypes object in shared memory, zeroed or made of `args`. It has no lock."""
+    raw = _new(typecode_to_type.get(typecode_or_type, typecode_or_type))
+    raw.__init__(*args)
+    return raw
+
+
+def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) -> Any:  # noqa: N802
+    """A ctypes array in shared memory: of a size, zeroed, or with the values of a sequence. It has no lock."""
     kind = typecode_to_type.get(typecode_or_type, typecode_or_type)
     if isinstance(size_or_initializer, int):
         if size_or_initializer < 0:
             raise ValueError("Array length must be non-negative")
-        made = _Row(kind, size_or_initializer, _lock(lock))
-        ctypes.memset(ctypes.addressof(made.get_obj()), 0, ctypes.sizeof(made.get_obj()))
-        return made
-    made = _Row(kind, len(size_or_initializer), _lock(lock))
-    made.get_obj().__init__(*size_or_initializer)
-    return made
+        return _new(kind * size_or_initializer)
+    raw = _new(kind * len(size_or_initializer))
+    raw.__init__(*size_or_initializer)
+    return raw
 
 
-def RawValue(typecode_or_type: Any, *args: Any) -> Any:  # noqa: N802
-    """A value without a lock."""
-    return Value(typecode_or_type, *args, lock=False)
+def copy(obj: Any) -> Any:
+    """Another one with the same content."""
+    kind = type(obj)
+    raw = _new(kind.__mro__[1] if kind.__module__ == __name__ else kind)
+    ctypes.memmove(ctypes.addressof(raw), ctypes.addressof(obj), ctypes.sizeof(kind))
+    return raw
 
 
-def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) -> Any:  # noqa: N802
-    """An array without a lock."""
-    return Array(typecode_or_type, size_or_initializer, lock=False)
+# With a lock
 
 
-def _lock(lock: Any) -> Any:
-    if lock is True or lock is None:
-        return RLock(shared=True)
+def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) -> Any:  # noqa: N802
+    """A C value that processes share. lock: True, False for a RawValue, or the lock to use."""
+    del ctx
+    return _locked(RawValue(typecode_or_type, *args), lock)
+
+
+def Array(  # noqa: N802
+    typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True, ctx: Any = None
+) -> Any:
+    """A C array that processes share. lock: True, False for a RawArray, or the lock to use."""
+    del ctx
+    return _locked(RawArray(typecode_or_type, size_or_initializer), lock)
+
+
+def _locked(raw: Any, lock: Any) -> Any:
     if lock is False:
-        return None
+        return raw
+    if lock in {True, None}:
+        return synchronized(raw)
     if not hasattr(lock, "acquire"):
         raise AttributeError(f"{lock!r} has no method 'acquire'")
-    return lock
+    return synchronized(raw, lock)
+
+
+def synchronized(obj: Any, lock: Any = None, ctx: Any = None) -> Any:
+    """A wrapper that takes `lock`, by default a new RLock, for each access."""
+    del ctx
+    lock = lock or RLock()
+    if isinstance(obj, ctypes._SimpleCData):
+        return Synchronized(obj, lock)
+    if isinstance(obj, ctypes.Array):
+        return (SynchronizedString if obj._type_ is ctypes.c_char else SynchronizedArray)(obj, lock)
+    return _with_fields(type(obj))(obj, lock)
+
+
+class SynchronizedBase:
+    """A C object and its lock. `with value:` holds the lock for several accesses."""
+
+    def __init__(self, obj: Any, lock: Any) -> None:
+        self._obj = obj
+        self._lock = lock
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return synchronized, (self._obj, self._lock)
+
+    def get_obj(self) -> Any:
+        """The ctypes object itself, without the lock."""
+        return self._obj
+
+    def get_lock(self) -> Any:
+        """The lock that goes with it."""
+        return self._lock
+
+    def acquire(self, *args: Any, **kwargs: Any) -> Any:
+        """Of its lock."""
+        return self._lock.acquire(*args, **kwargs)
+
+    def release(self) -> None:
+        """Of its lock."""
+        self._lock.release()
+
+    def __enter__(self) -> Any:
+        return self._lock.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.__exit__(kind, error, trace)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} wrapper for {self._obj}>"
+
+
+def _field(name: str) -> Any:
+    def read(self: Any) -> Any:
+        with self._lock:
+            return getattr(self._obj, name)
+
+    def write(self: Any, value: Any) -> None:
+        with self._lock:
+            setattr(self._obj, name, value)
+
+    return property(read, write, doc=f"`{name}` of the C object, under the lock. `+=` is a read and a write.")
+
+
+class Synchronized(SynchronizedBase):
+    """A number. `v.value += 1` is a read and a write: under `with v.get_lock():`."""
+
+    value = _field("value")
+
+
+class SynchronizedArray(SynchronizedBase):
+    """An array."""
+
+    def __len__(self) -> int:
+        return len(self._obj)
+
+    def __getitem__(self, where: Any) -> Any:
+        with self._lock:
+            return self._obj[where]
+
+    def __setitem__(self, where: Any, value: Any) -> None:
+        with self._lock:
+            self._obj[where] = value
+
+    def __getslice__(self, start: int, stop: int) -> Any:
+        return self[start:stop]
+
+    def __setslice__(self, start: int, stop: int, values: Any) -> None:
+        self[start:stop] = values
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[place] for place in range(len(self)))
+
+
+class SynchronizedString(SynchronizedArray):
+    """An array of c_char."""
+
+    value = _field("value")
+    raw = _field("raw")
+
+
+@lru_cache(maxsize=1000)
+def _with_fields(kind: Any) -> Any:
+    names = [entry[0] for each in kind.__mro__ for entry in each.__dict__.get("_fields_", ())]
+    return type(f"Synchronized{kind.__name__}", (SynchronizedBase,), {name: _field(name) for name in names})

@@ -1,45 +1,114 @@
-"""`multiprocessing`'s locks: those of `duodao.sync`, between processes."""
+"""`multiprocessing`'s locks: those of `duodao.sync` between processes, with the arguments that they have there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from duodao import sync
+from duodao.errors import OwnerDied
+from duodao.sync import shared, shared_signal
 
 __all__ = ["Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore"]
 
 
-def Lock() -> Any:  # noqa: N802  # here and below: the standard library's names
+class Lock(shared.Lock):
     """A mutex between processes. It is released by its holder only."""
-    return sync.Lock(shared=True)
+
+    __slots__ = ()
+
+    def __init__(self, *, ctx: Any = None) -> None:
+        del ctx
+        super().__init__()
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool | OwnerDied:  # type: ignore[override]
+        """Take it; False when it could not be had at once (block=False) or within `timeout` seconds."""
+        return super().acquire(*_as_threading(block, timeout))
 
 
-def RLock() -> Any:  # noqa: N802
+class RLock(shared.RLock):
     """A mutex between processes that its holder may take again."""
-    return sync.RLock(shared=True)
+
+    __slots__ = ()
+
+    def __init__(self, *, ctx: Any = None) -> None:
+        del ctx
+        super().__init__()
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool | OwnerDied:  # type: ignore[override]
+        """Take it; False when it could not be had at once (block=False) or within `timeout` seconds."""
+        return super().acquire(*_as_threading(block, timeout))
 
 
-def Semaphore(value: int = 1) -> Any:  # noqa: N802
+class Semaphore(shared_signal.Semaphore):
     """A number of permits between processes."""
-    return sync.Semaphore(value, shared=True)
+
+    __slots__ = ()
+
+    def __init__(self, value: int = 1, *, ctx: Any = None) -> None:
+        del ctx
+        super().__init__(value)
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:  # type: ignore[override]
+        """Take a permit; False when there was none at once (block=False) or within `timeout` seconds."""
+        return super().acquire(bool(block), timeout if block else None)
+
+    def get_value(self) -> int:
+        """The permits that are left."""
+        return self._show()
 
 
-def BoundedSemaphore(value: int = 1) -> Any:  # noqa: N802
+class BoundedSemaphore(shared_signal.BoundedSemaphore):
     """A number of permits between processes, of which no more can be given back than were taken."""
-    return sync.BoundedSemaphore(value, shared=True)
+
+    __slots__ = ()
+
+    def __init__(self, value: int = 1, *, ctx: Any = None) -> None:
+        del ctx
+        super().__init__(value)
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:  # type: ignore[override]
+        """Take a permit; False when there was none at once (block=False) or within `timeout` seconds."""
+        return super().acquire(bool(block), timeout if block else None)
+
+    def get_value(self) -> int:
+        """The permits that are left."""
+        return self._show()
 
 
-def Event() -> Any:  # noqa: N802
+class Event(shared_signal.Event):
     """A flag between processes."""
-    return sync.Event(shared=True)
+
+    __slots__ = ()
+
+    def __init__(self, *, ctx: Any = None) -> None:
+        del ctx
+        super().__init__()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__qualname__} at {hex(id(self))} {'set' if self.is_set() else 'unset'}>"
 
 
-def Condition(lock: Any = None) -> Any:  # noqa: N802
-    """A condition between processes, with a shared RLock of its own or the given lock."""
-    return sync.Condition(lock, shared=True)
+class Condition(shared_signal.Condition):
+    """A condition between processes, with an RLock of its own or the given lock."""
+
+    __slots__ = ()
+
+    def __init__(self, lock: Any = None, *, ctx: Any = None) -> None:
+        del ctx
+        super().__init__(lock if lock is not None else RLock())
 
 
-def Barrier(parties: int, action: Callable[[], Any] | None = None, timeout: float | None = None) -> Any:  # noqa: N802
+class Barrier(shared_signal.Barrier):
     """A barrier between processes."""
-    return sync.Barrier(parties, action, timeout, shared=True)
+
+    __slots__ = ()
+
+    def __init__(self, parties: int, action: Any = None, timeout: float | None = None, *, ctx: Any = None) -> None:
+        del ctx
+        super().__init__(parties, action, timeout)
+
+
+def _as_threading(block: bool, timeout: float | None) -> tuple[bool, float]:
+    """A time-out as `threading` wants it: -1 for none; below 0 is 0 here, and without blocking it doesn't count."""
+    if not block:
+        return False, -1
+    return True, -1 if timeout is None else max(timeout, 0.0)

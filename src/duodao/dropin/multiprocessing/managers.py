@@ -20,6 +20,8 @@ __all__ = ["DictProxy", "ListProxy", "Manager", "Namespace", "SyncManager"]
 class DictProxy(MutableMapping[Any, Any]):
     """A dict that processes share."""
 
+    _duodao_handle = True
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._state: Shared[Any, Any] = Shared(dict(*args, **kwargs))
 
@@ -36,7 +38,14 @@ class DictProxy(MutableMapping[Any, Any]):
         return len(self._state)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._state)
+        """RuntimeError when it is found to have grown or shrunk meanwhile."""
+        return self._each(self.keys())
+
+    def _each(self, keys: list[Any]) -> Iterator[Any]:
+        for key in keys:
+            if len(self._state) != len(keys):
+                raise RuntimeError("dictionary changed size during iteration")
+            yield key
 
     def __contains__(self, key: object) -> bool:
         return key in self._state
@@ -87,6 +96,8 @@ class DictProxy(MutableMapping[Any, Any]):
 class ListProxy(MutableSequence[Any]):
     """A list that processes share: an entry of the shared state per place, and one for the length."""
 
+    _duodao_handle = True
+
     def __init__(self, items: Iterable[Any] = ()) -> None:
         given = list(items)
         self._state: Shared[Any, Any] = Shared({**dict(enumerate(given)), "length": len(given)})
@@ -116,7 +127,15 @@ class ListProxy(MutableSequence[Any]):
         self._change(lambda items: items.__delitem__(index))
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._all())
+        """One by one, each as it is when its turn has come."""
+        place = 0
+        while True:
+            try:
+                value = self[place]
+            except IndexError:
+                return
+            yield value
+            place += 1
 
     def __contains__(self, value: object) -> bool:
         return value in self._all()
@@ -191,6 +210,8 @@ class ListProxy(MutableSequence[Any]):
 class Namespace:
     """Attributes that processes share."""
 
+    _duodao_handle = True
+
     def __init__(self, **kwargs: Any) -> None:
         object.__setattr__(self, "_state", Shared(kwargs))
 
@@ -201,7 +222,7 @@ class Namespace:
         self.__dict__.update(state)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name == "_state" or name.startswith("__"):
             raise AttributeError(name)
         try:
             return self._state[name]
@@ -218,7 +239,8 @@ class Namespace:
             raise AttributeError(f"'Namespace' object has no attribute {name!r}") from None
 
     def __repr__(self) -> str:
-        return f"Namespace({', '.join(f'{name}={value!r}' for name, value in sorted(self._state.items()))})"
+        shown = (f"{name}={value!r}" for name, value in sorted(self._state.items()) if not name.startswith("_"))
+        return f"Namespace({', '.join(shown)})"
 
 
 class SyncManager:
@@ -238,6 +260,13 @@ class SyncManager:
     dict = staticmethod(DictProxy)
     list = staticmethod(ListProxy)
     Namespace = staticmethod(Namespace)
+
+    @staticmethod
+    def Pool(*args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        """A pool of this process: `Pool`."""
+        from duodao.dropin.multiprocessing.pool import Pool
+
+        return Pool(*args, **kwargs)
 
     def start(self, initializer: Any = None, initargs: Any = ()) -> None:
         """Nothing to start; an initializer has no process to run in: UsageError."""
