@@ -303,7 +303,7 @@ class Index:
         bell.value = time.monotonic_ns() >> 6  # never what it was a moment ago, whoever rings at once with us
         bell.wake(n)
 
-    def sleep(self, want: int, ready: Callable[[], Any], seconds: float) -> Any:
+    def wait(self, want: int, ready: Callable[[], Any], seconds: float) -> Any:
         """Look whether `ready()` gives something true; if not, wait for a ring, and return None. At most a slice."""
         bell = self.bells[want]
         self.words[want] = 1

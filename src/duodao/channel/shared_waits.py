@@ -82,7 +82,7 @@ class WaitingQueue(Queue[T]):
                 seconds = robust.SLICE if until is None else until - monotonic()
                 if seconds <= 0:
                     return ready()
-                got = index.sleep(want, ready, min(seconds, robust.SLICE))
+                got = index.wait(want, ready, min(seconds, robust.SLICE))
                 if got:
                     self._pass_on(index, want)
                     return got
