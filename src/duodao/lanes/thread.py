@@ -92,10 +92,14 @@ class Threads:
             if self._watchdog is None and (work.timeout is not None or len(items) > 1):
                 self._watchdog = threading.Thread(target=self._watch, name="duodao-thread-watchdog", daemon=True)
                 self._watchdog.start()
-            if not self._offer(run):
-                self._ready.append(run)
-                if len(self._threads) < self.workers:
-                    self._hire(None)
+            if self._offer(run):
+                return
+            if len(self._threads) < self.workers:
+                self._enter(run)
+                if self._hire(run):
+                    return
+                self._runs.pop(run, None)
+            self._ready.append(run)
 
     def cancel(self, batch: Batch) -> None:
         """Drop what no thread has begun; calls that run go on, unheard."""
@@ -147,8 +151,8 @@ class Threads:
         if run not in self._runs:
             self._runs[run] = None
 
-    def _hire(self, run: Run | None) -> None:
-        """One more thread; with `run`, it begins in there (and is counted as inside already)."""
+    def _hire(self, run: Run) -> bool:
+        """One more thread, which begins inside of `run`, and is counted there already; False when none can be had."""
         worker = _Worker()
         self._made += 1
         context = self._context.copy()
@@ -160,14 +164,17 @@ class Threads:
             worker.thread.start()
         except RuntimeError:  # no more threads on this machine: the others do the work, if there are any
             self._threads.discard(worker)
-            if run is not None:
-                run.inside -= 1
+            run.inside -= 1
             if not self._threads:
                 raise
+            return False
+        return True
 
     # -- one thread ---------------------------------------------------------------------------------------------------
 
-    def _main(self, worker: _Worker, run: Run | None) -> None:
+    def _main(self, worker: _Worker, first: Run) -> None:
+        run: Run | None = first
+        del first
         try:
             while True:
                 if run is None:

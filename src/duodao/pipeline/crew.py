@@ -47,7 +47,7 @@ class Crew(Roster):
         self._count = 0
         self._most = workers
         self._lent = 0
-        self._blocked: dict[int, list[Any]] = {}  # id of a waiter -> the waiter and how many futures have it
+        self._blocked: dict[int, list[Any]] = {}  # id of a waiter -> it, its futures, has it lent
         self._running: dict[int, bool] = {}  # thread -> is it in a call
         self._names: list[int] = []
         work = Work(self._stint, "the threads of a pool", setup=setup)
@@ -218,31 +218,33 @@ class Crew(Roster):
             with contextlib.suppress(RuntimeError):
                 self._start()
 
-    def installed(self, waiter: object) -> None:
-        """A thread is about to wait by the standard library's means, where it can't help."""
+    def installed(self, waiter: object, future: Future) -> None:
+        """A thread is about to wait by the standard library's means, where it can't help: while one of the futures had
+        not begun, it lends its place, until it has left them all."""
         if get_ident() not in self._running:
             return
         with self._lock:
-            entry = self._blocked.setdefault(id(waiter), [waiter, 0])
+            entry = self._blocked.setdefault(id(waiter), [waiter, 0, False])
             entry[1] += 1
-            first = entry[1] == 1
-            if first and self._lent >= LENT:
+            lends = future.call is not None and not entry[2]
+            if lends and self._lent >= LENT:
                 del self._blocked[id(waiter)]
                 raise Deadlock(
                     f"{LENT} threads of {self.name} wait for calls that none is left to run: wait by future.result()"
                 )
-        if first:
+            entry[2] = entry[2] or lends
+        if lends:
             self._lend()
 
     def removed(self, waiter: object) -> None:
-        """That wait is over."""
+        """It waits for one future fewer."""
         with self._lock:
             entry = self._blocked.get(id(waiter))
             if entry is not None:
                 entry[1] -= 1
                 if not entry[1]:
                     del self._blocked[id(waiter)]
-                    self._lent -= 1
+                    self._lent -= entry[2]
 
     def resolvers(self, future: Future) -> Sequence[graph.Unit] | None:
         """Of a queued call: any of the threads, when all are in calls."""

@@ -52,7 +52,7 @@ class Home(Protocol):
         """Take over a callback that must not run in the present thread; False: it may."""
         ...
 
-    def installed(self, waiter: object) -> None:
+    def installed(self, waiter: object, future: Future) -> None:
         """The calling thread is about to wait by `concurrent.futures.wait` or `as_completed`."""
         ...
 
@@ -246,8 +246,8 @@ class Waiters:
 
     def append(self, waiter: Any) -> None:
         future = self._future
-        if future.home is not None and future.call is not None:
-            future.home.installed(waiter)  # it needs a worker, and the one that waits may be the last
+        if future.home is not None:
+            future.home.installed(waiter, future)
         future.__dict__.setdefault("waiters", []).append(waiter)
 
     def remove(self, waiter: Any) -> None:

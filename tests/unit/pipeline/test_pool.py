@@ -440,3 +440,21 @@ def test_a_circle_between_processes():
         errors.append(future.exception(PATIENCE))
     assert any(isinstance(error, Deadlock) for error in errors), errors
     plate.close()
+
+
+def test_a_lent_place_is_lent_until_the_last_future(tmp_path):
+    """as_completed over a call that runs and one that is queued: the place stays lent when the first has ended."""
+    begun, go = threading.Event(), threading.Event()
+    with duodao.Pool(2, lane="thread") as pool:
+
+        def outer():
+            running = pool.submit(lambda: begun.set() or go.wait(PATIENCE))
+            assert begun.wait(PATIENCE)
+            block = threading.Event()
+            queued = [pool.submit(block.wait, PATIENCE), pool.submit(block.set)]
+            seen = concurrent.futures.as_completed([running, *queued])
+            go.set()
+            return len(list(seen))
+
+        assert pool.submit(outer).result(PATIENCE) == 3
+    assert pool._roster._lent == 0
