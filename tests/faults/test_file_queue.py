@@ -319,3 +319,22 @@ def test_what_is_in_hand_is_bounded(path, monkeypatch):
         assert not queue.join(timeout=0)
     with made(path) as queue:
         assert queue.join(timeout=0)
+
+
+_MAPPED = """
+import sys
+import duodao
+from duodao.channel.base import Queue
+q = Queue(1000, via=f"file:{sys.argv[1]}")
+q.put_many(range(50))
+def take(x, q=q):
+    return q.get()
+assert sorted(duodao.map(take, range(40), lane="process", workers=2)) == list(range(40))
+"""
+
+
+def test_workers_let_go_with_their_run(path):
+    """What workers of the process lane got counts as done when their run has ended: it doesn't come again."""
+    subprocess.run([sys.executable, "-c", _MAPPED, str(path)], check=True)
+    with made(path, 1000) as queue:
+        assert drain(queue) == list(range(40, 50))

@@ -353,7 +353,8 @@ class Tray:
         """The connection first: closing any other descriptor of the file would drop its locks."""
         db, self._db = self._db, None
         if db is not None:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error, OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_EX)  # of two that close at once, each would take the other for a user
                 db.close()
         fd, self._fd = self._fd, -1
         lifeline.close_private(fd)

@@ -37,6 +37,8 @@ IDLE = 10.0
 """Seconds. A worker without a run ends itself then."""
 _MEMORY_EVERY = 0.005
 _MARKER = "DUODAO_GUARD"
+_QUEUE_FILES = "duodao.channel.tray"
+"""Where it is loaded, a function may have held a queue's file, often in a cycle: it must let go with its run."""
 
 
 def main(arg: bytes, fds: list[int]) -> int:
@@ -142,7 +144,9 @@ class _Worker:
         clean = run is None or run.close()
         self._kept = payload.release_all(self._kept, lambda _: None)
         self._outbox = None
-        if not clean or self._kept or (run is not None and not run.release()):
+        if not clean or self._kept or (run is not None and not run.release()) or _QUEUE_FILES in sys.modules:
+            if clean and run is not None and run.release():
+                run = None
             gc.collect()
             self._kept = payload.release_all(self._kept, lambda _: None)
             clean = clean and not self._kept and (run is None or run.release())
