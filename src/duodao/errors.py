@@ -155,8 +155,13 @@ class RemoteError(Broken):
 class RemoteTraceback(Exception):
     """The traceback text of another process, attached as `__cause__`. Source: concurrent.futures.process."""
 
-    def __str__(self) -> str:
+    @property
+    def tb(self) -> str:
+        """The text, under the standard library's name."""
         return f'\n"""\n{self.args[0]}"""'
+
+    def __str__(self) -> str:
+        return self.tb
 
 
 class NotPicklable(Broken):

@@ -23,6 +23,7 @@ _IMPORTS = {
     r"^(\s*)from multiprocessing\.(connection|pool|process|queues|sharedctypes|synchronize) import": (
         r"\1from duodao.dropin.multiprocessing.\2 import"
     ),
+    r"N = 5 if sm == 'spawn' else 100$": "N = 25  # each imports all of this module first",
     r"^(\s+)from multiprocessing import Pool$": r"\1from duodao.dropin.multiprocessing import Pool",
 }
 _MIXINS = '''

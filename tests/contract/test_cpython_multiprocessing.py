@@ -1,4 +1,4 @@
-"""CPython's own tests of `multiprocessing`, moved to `duodao.dropin.multiprocessing` by changing their import lines.
+"""CPython's own tests of `multiprocessing` on the drop-in: only their import lines are changed.
 
 Left out, each with its reason, are tests of what the drop-in refuses (servers, descriptors in queues) or does differently
 on purpose, and of the library's insides.
@@ -13,7 +13,6 @@ from typing import Any
 
 import moved_multiprocessing as moved
 import pytest
-
 from tests.conftest import need
 
 _folder = tempfile.TemporaryDirectory(prefix="duodao-tests-")
@@ -59,11 +58,15 @@ KINDS: dict[str, dict[str, str]] = {
     "Connection": {},
     "Poll": {},
     "PollEintr": {},
-    "SimpleQueue": {},
+    "SimpleQueue": {
+        "test_closed": "looks at its pipe",
+    },
     "Wait": {},
     "IgnoreEINTR": {},
-    "Initializers": {},
-    "PoolNotLeakOnFailure": {},
+    "Initializers": {
+        "test_manager_initializer": "a manager has no process: tests/unit/dropin",
+        "test_pool_initializer": "counts initializers of a pool that gets no call: workers are made for calls",
+    },
 }
 """CPython's test class, without `_Test` or `Test` -> tests left out: why."""
 

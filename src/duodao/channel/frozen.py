@@ -32,7 +32,7 @@ ATOMS: frozenset[type] = frozenset((
 """Types whose values nobody can change."""
 
 HANDLE = "_duodao_handle"
-"""The mark of classes whose objects stand for something that is shared: locks, queues, a Shared. They stay as they are."""
+"""Marks classes whose objects stand for something shared (a lock, a queue, a Shared): they stay as they are."""
 
 HOW = "take a copy with .thaw(), change that, and assign it; or use state.update_key(key, function) for one atomic step"
 

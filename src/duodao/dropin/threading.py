@@ -7,7 +7,9 @@ holder told. A Lock is released by its holder only. Source: M14, M16, M24.
 
 from __future__ import annotations
 
+import sys
 import threading as _threading
+import types
 from collections import deque
 from threading import (
     TIMEOUT_MAX,
@@ -17,7 +19,6 @@ from threading import (
     active_count,
     current_thread,
     enumerate,
-    excepthook,
     get_ident,
     get_native_id,
     getprofile,
@@ -43,11 +44,24 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    """What this Python's `threading` has beyond these names, as it is."""
-    if name.startswith("_"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_threading, name)
+class _Module(types.ModuleType):
+    """Assigning `threading.excepthook` takes effect. Names beyond ours are those of this Python's `threading`."""
+
+    @property
+    def excepthook(self) -> Any:
+        return _threading.excepthook
+
+    @excepthook.setter
+    def excepthook(self, hook: Any) -> None:
+        _threading.excepthook = hook
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"__path__", "__wrapped__"}:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return getattr(_threading, name)
+
+
+sys.modules[__name__].__class__ = _Module
 
 
 class Thread(_threading.Thread):
@@ -58,7 +72,8 @@ class Thread(_threading.Thread):
         if "_waiters" in self.__dict__:
             raise RuntimeError("threads can only be started once")
         run = self.run
-        self._waiters: lot.Parked = deque()
+        waiters: lot.Parked = deque()
+        self._waiters = waiters
         self._over = False
 
         def whole() -> None:
@@ -68,13 +83,13 @@ class Thread(_threading.Thread):
                 self.__dict__.pop("run", None)  # else the thread would hold itself
                 self._over = True
                 graph.gone(_threading.get_ident())
-                lot.wake_all(self._waiters)
+                lot.wake_all(waiters)
 
         self.run = whole  # type: ignore[method-assign]
         try:
             super().start()
-        except BaseException:
-            del self.run, self._waiters  # it may be tried again
+        except RuntimeError:  # no more threads: it may be tried again
+            del self.run, self._waiters
             raise
 
     def join(self, timeout: float | None = None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator
 from time import monotonic
@@ -179,6 +180,11 @@ class Condition(Named):
     def notify_all(self) -> None:
         """Wake all that wait. RuntimeError when the caller doesn't hold the lock."""
         self.notify(len(self._waiters))
+
+    def notifyAll(self) -> None:  # noqa: N802  # threading's
+        """Deprecated, as in `threading`."""
+        warnings.warn("notifyAll() is deprecated, use notify_all() instead", DeprecationWarning, stacklevel=2)
+        self.notify_all()
 
     def _notify(self, n: int) -> None:
         while n > 0 and self._waiters:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from duodao.dropin.multiprocessing.connection import Pipe
+    from duodao.dropin.multiprocessing.managers import Manager
     from duodao.dropin.multiprocessing.pool import Pool
     from duodao.dropin.multiprocessing.process import (
         Process,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
         parent_process,
         set_start_method,
     )
-    from duodao.dropin.multiprocessing.managers import Manager
     from duodao.dropin.multiprocessing.queues import Empty, Full, JoinableQueue, Queue, SimpleQueue
     from duodao.dropin.multiprocessing.sharedctypes import Array, RawArray, RawValue, Value
     from duodao.dropin.multiprocessing.synchronize import (

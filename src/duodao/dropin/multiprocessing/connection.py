@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from multiprocessing.connection import Connection as _Connection
-from multiprocessing.connection import wait
+from multiprocessing.connection import AuthenticationError, Client, Listener, wait
 from socket import socketpair
 from typing import Any
 
 from duodao import descriptors
 from duodao.errors import NotPicklable
 
-__all__ = ["Connection", "Pipe", "wait"]
+__all__ = ["AuthenticationError", "Client", "Connection", "Listener", "Pipe", "wait"]
 
 
 class Connection(_Connection):

@@ -271,6 +271,8 @@ class SyncManager:
     def start(self, initializer: Any = None, initargs: Any = ()) -> None:
         """Nothing to start; an initializer has no process to run in: UsageError."""
         del initargs
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
         if initializer is not None:
             raise UsageError("this manager has no process of its own in which an initializer could run")
 
