@@ -3,9 +3,9 @@
     submit ─► calls (C queue) ─► threads: lent by the thread lane, one stint each
                  └──────────────► a thread of the pool that waits for just this call runs it itself (help first)
 
-A thread that waits for a queued call in a way that can't help (a time-out; `concurrent.futures.wait`) lends its place:
-one more thread may work meanwhile, and the surplus one ends after its call. So calls that wait for calls never starve,
-and at most LENT places are lent: one more is refused with Deadlock.
+A thread that waits for a call in a way that can't help (it runs already; a time-out; `concurrent.futures.wait`) lends
+its place: one more thread may work meanwhile, and the surplus one ends after its call. So calls that wait for calls
+never starve, and at most LENT places are lent: one more standard wait is refused with Deadlock.
 
 Races closed:
   - A call is put as the last idle thread gives up: the thread looks into the queue again under the lock under which
@@ -72,10 +72,13 @@ class Crew(Roster):
 
     def _hire(self) -> bool:
         """Count one more thread, if there may be one. Under the lock."""
-        if self._count >= self._most + self._lent:
+        if self._count >= self._limit():
             return False
         self._count += 1
         return True
+
+    def _limit(self) -> int:
+        return self._most + min(self._lent, LENT)
 
     def _start(self) -> None:
         batch = Batch(range(1), [None])
@@ -126,7 +129,7 @@ class Crew(Roster):
                     return
                 running[me] = True
                 future.run(me)
-                while not calls.empty() and self._count <= self._most + self._lent:
+                while not calls.empty() and self._count <= self._limit():
                     try:
                         future = calls.get_nowait()
                     except queue.Empty:
@@ -174,10 +177,10 @@ class Crew(Roster):
 
     def _surplus(self) -> bool:
         """End this thread, which stood in for one that goes on now?"""
-        if self._count <= self._most + self._lent:
+        if self._count <= self._limit():
             return False
         with self._lock:
-            surplus = self._count > self._most + self._lent
+            surplus = self._count > self._limit()
             self._count -= surplus
             return surplus
 
@@ -189,15 +192,15 @@ class Crew(Roster):
     # -- those that wait ----------------------------------------------------------------------------------------------
 
     def attend(self, future: Future, timeout: float | None) -> None:
-        """Help first: a thread of ours runs the call that it waits for itself; with a time-out it lends its place."""
+        """Help first: a thread of ours runs the call that it waits for itself. Where it can't (a time-out, or another
+        runs it already) it lends its place meanwhile."""
         me = get_ident()
         if me not in self._running:
             future.park(timeout)
-        elif timeout is None:
+            return
+        if timeout is None:
             future.run(me)
-            if not future.done():
-                future.park(None)
-        elif timeout > 0:
+        if not future.done() and (timeout is None or timeout > 0):
             with self._lending():
                 future.park(timeout)
 
@@ -251,7 +254,7 @@ class Crew(Roster):
         if future.call is None or self._idle:
             return None
         running = dict(self._running)
-        full = self._count >= self._most + self._lent and len(running) == self._count and all(running.values())
+        full = self._count >= self._limit() and len(running) == self._count and all(running.values())
         return tuple(running) if full else None
 
     def busy(self) -> Sequence[graph.Unit]:

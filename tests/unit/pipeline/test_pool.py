@@ -458,3 +458,24 @@ def test_a_lent_place_is_lent_until_the_last_future(tmp_path):
 
         assert pool.submit(outer).result(PATIENCE) == 3
     assert pool._roster._lent == 0
+
+
+def mixed(pool, depth, seed):
+    if not depth:
+        return 1
+    futures = [pool.submit(mixed, pool, depth - 1, seed * 2 + side) for side in (0, 1)]
+    means = (seed * 2654435761 >> 7) % 4
+    if means == 0:
+        concurrent.futures.wait(futures)
+    elif means == 1:
+        futures = list(concurrent.futures.as_completed(futures))
+    return sum(future.result(timeout=PATIENCE if means == 2 else None) for future in futures)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_mixed_waits_never_starve(workers):
+    """Trees of calls that wait in all ways, one inside the other: each ends, and all lent places are given back."""
+    for seed in range(12):
+        with duodao.Pool(workers, lane="thread") as pool:
+            assert pool.submit(mixed, pool, 5, seed + 1).result(PATIENCE) == 32
+        assert (pool._roster._lent, pool._roster._count, pool._roster._blocked) == (0, 0, {})
