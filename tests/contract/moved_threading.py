@@ -16,7 +16,7 @@ NAME = "moved_test_threading"
 def moved_text(text: str) -> str:
     """The test module's text, and the programs that it starts, with other imports."""
     return re.sub(
-        r"^( *)(?:import ([\w, ]*\bthreading\b[\w, ]*)|from threading import (.*))$", _moved, text, flags=re.M
+        r"^( *)(?:import ([\w, ]*\bthreading\b[\w, ]*)|from threading import (.*))$", _moved, text, flags=re.MULTILINE
     )
 
 

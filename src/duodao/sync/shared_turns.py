@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from duodao import arena
 from duodao.errors import UsageError
 from duodao.sync import cells, graph, lines, lot, table, turns
-from duodao.sync.robust import SLICE, InC
+from duodao.sync.robust import SLICE, InC, end_of
 from duodao.sync.shared import Exclusive, Handle, RLock
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ class Condition(Turned):
         as after a Ctrl-C there, the caller goes on without the lock, and its `with` releases nothing.
         """
         self._must_own("wait for")
-        until = None if timeout is None else monotonic() + timeout
+        until = end_of(timeout)
         shared = table.get()
         line = shared.claim()
         wait: graph.Wait | None = None
@@ -154,7 +154,7 @@ class Condition(Turned):
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait until `predicate()` is true, and return its value; after `timeout` seconds return it as it is."""
-        until = None if timeout is None else monotonic() + timeout
+        until = end_of(timeout)
         result = predicate()
         while not result:
             left = None if until is None else until - monotonic()
@@ -239,7 +239,7 @@ class Barrier(Turned):
     def n_waiting(self) -> int:
         """How many wait now."""
         self._check_open()
-        return len(self._waiting())
+        return 0 if self._values[_OPENING] else len(self._waiting())  # being told, they are on their way
 
     @property
     def broken(self) -> bool:
@@ -261,7 +261,7 @@ class Barrier(Turned):
         """
         if timeout is None:
             timeout = self._timeout
-        until = None if timeout is None else monotonic() + timeout
+        until = end_of(timeout)
         shared = table.get()
         line = shared.claim()
         wait: graph.Wait | None = None
