@@ -49,7 +49,7 @@ def _ended(data: bytes) -> bytes:
 def _number(value: float) -> bytes:
     """The largest float that isn't above it, then what is missing: an int may lie between two floats."""
     if value == -math.inf and isinstance(value, float):
-        return b"\x10"
+        return b"\x0f"  # no beginning of another number: inside a tuple more bytes follow
     if isinstance(value, float):
         return b"\x11" + _float(value) + _int(0)
     if value < -_LARGEST:
