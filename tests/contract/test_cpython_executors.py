@@ -10,6 +10,7 @@ import functools
 import importlib
 import logging
 import multiprocessing
+import sys
 import unittest
 import unittest.mock
 import warnings
@@ -182,7 +183,9 @@ def future_of_ours(monkeypatch):
 @pytest.mark.parametrize(("suite", "lane", "name"), cases())
 def test_as_concurrent_futures(suite, lane, name):
     """What CPython holds of its executors holds of ours."""
-    need(MODULES, "CPython's `test` package")
+    if not MODULES:  # builds of 3.11 leave out this part of the package; the newer Python of a CI run has it
+        need(sys.version_info < (3, 12), "CPython's `test` package")
+        pytest.skip("this build of Python has no test.test_concurrent_futures")
     result = unittest.TestResult()
     with unittest.mock.patch.object(logging.root, "handlers", []):  # without pytest's, what is logged goes to stderr
         suite_of(suite, lane)(name).run(result)
