@@ -57,10 +57,10 @@ def _home(via: object) -> tuple[str, str]:
 
 
 def deadline(timeout: float | None) -> float | None:
-    """When `timeout` seconds from now will be, by time.monotonic(). ValueError: less than 0."""
+    """When `timeout` seconds from now will be, by time.monotonic(). ValueError: less than 0, or nan."""
     if timeout is None:
         return None
-    if timeout < 0:
+    if not timeout >= 0:  # nan, too: nothing is later than it
         raise ValueError("'timeout' must be a non-negative number")
     return monotonic() + timeout
 

@@ -383,7 +383,7 @@ if hasattr(os, "register_at_fork"):
 def _check(blocking: bool, timeout: float) -> None:
     if not blocking:
         raise ValueError("can't specify a timeout for a non-blocking call")
-    if timeout < 0:
+    if not timeout >= 0:  # nan, too
         raise ValueError("timeout value must be a non-negative number")
     if timeout > _thread.TIMEOUT_MAX:
         raise OverflowError("timeout value is too large")

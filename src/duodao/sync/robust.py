@@ -331,6 +331,15 @@ class Word:
         return seconds > 0 and self._native.wait(self._pointer, expected, min(seconds, SLICE))
 
 
+def end_of(timeout: float | None) -> float | None:
+    """When `timeout` seconds from now will be, by time.monotonic(). ValueError: nan, which is never over."""
+    if timeout is None:
+        return None
+    if timeout != timeout:  # noqa: PLR0124  # nan
+        raise ValueError("the timeout is not a number (nan)")
+    return time.monotonic() + timeout
+
+
 def futex_wait(offset: int, expected: int, timeout: float) -> bool:
     """As Word(offset).wait, which is faster where the word is used again."""
     return Word(offset).wait(expected, timeout)

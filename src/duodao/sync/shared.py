@@ -369,7 +369,7 @@ def check_timeout(blocking: bool, timeout: float) -> None:
     """The errors of `threading` for a time-out that makes no sense."""
     if not blocking:
         raise ValueError("can't specify a timeout for a non-blocking call")
-    if timeout < 0:
+    if not timeout >= 0:  # nan, too
         raise ValueError("timeout value must be a non-negative number")
     if timeout > threading.TIMEOUT_MAX:
         raise OverflowError("timeout value is too large")

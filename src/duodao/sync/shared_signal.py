@@ -15,7 +15,7 @@ from typing import NoReturn, TypeVar
 
 from duodao import arena
 from duodao.sync import cells, graph, lines, lot, table
-from duodao.sync.robust import ALL, SLICE, Word
+from duodao.sync.robust import ALL, SLICE, Word, end_of
 from duodao.sync.shared import PATIENCE, Handle
 from duodao.sync.shared_turns import Barrier, Condition
 
@@ -59,7 +59,7 @@ class Signal(Handle):
 
     def _wait_until(self, ready: Callable[[], bool], shut: int, timeout: float | None) -> bool:
         """Block until `ready()`; False after `timeout` seconds. shut: the word's value that keeps it from that."""
-        until = None if timeout is None else monotonic() + timeout
+        until = end_of(timeout)
         if ready():
             return True
         self._state.wait(shut, PATIENCE if timeout is None else min(PATIENCE, timeout))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import queue as standard
 import threading
 from collections import Counter
@@ -182,6 +183,17 @@ def test_negative_timeouts(queue):
         with pytest.raises(ValueError, match="non-negative"):
             call()
     assert queue.empty()
+
+
+def test_a_timeout_that_is_no_number(queue):
+    """A time-out of nan, which would never be over, is a ValueError, as in queue.Queue, wherever one would wait."""
+    for call in (
+        lambda: queue.get(timeout=math.nan),
+        lambda: queue.get_many(1, timeout=math.nan),
+        lambda: queue.put_many(range(queue.maxsize + 1), timeout=math.nan),
+    ):
+        with pytest.raises(ValueError, match=r"non-negative|NaN|nan"):
+            call()
 
 
 def test_time_is_not_needed_for_what_is_there(queue):

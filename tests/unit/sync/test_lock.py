@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import subprocess
@@ -204,6 +205,8 @@ def test_wrong_arguments(kind):
         kind().acquire(False, 1)
     with pytest.raises(ValueError, match="non-negative"):
         kind().acquire(timeout=-2)
+    with pytest.raises(ValueError, match="non-negative"):
+        kind().acquire(timeout=math.nan)
 
 
 @KINDS

@@ -484,6 +484,8 @@ def test_arguments_as_in_threading(lock):
         lock.acquire(blocking=False, timeout=1)
     with pytest.raises(ValueError, match="non-negative"):
         lock.acquire(timeout=-2)
+    with pytest.raises(ValueError, match="non-negative"):
+        lock.acquire(timeout=float("nan"))
     with pytest.raises(OverflowError):
         lock.acquire(timeout=threading.TIMEOUT_MAX * 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import pickle
 import signal
 import threading
@@ -65,6 +66,21 @@ def test_permits_are_counted_right(other):
     all_of(Runner(here), Runner(here))
     assert [process.hear() for process in others] == ["done"] * 3
     assert permits.statistics().value == 2
+
+
+def test_a_timeout_that_is_no_number():
+    """A wait of nan seconds, which would never be over, is a ValueError."""
+    condition = sync.Condition(shared=True)
+    with condition:
+        for wait in (
+            lambda: condition.wait(math.nan),
+            lambda: condition.wait_for(lambda: False, math.nan),
+            lambda: sync.Semaphore(0, shared=True).acquire(timeout=math.nan),
+            lambda: sync.Event(shared=True).wait(math.nan),
+            lambda: sync.Barrier(2, shared=True).wait(math.nan),
+        ):
+            with pytest.raises(ValueError, match="nan"):
+                wait()
 
 
 def test_more_than_there_may_be(other):
