@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from typing import Any, Protocol
 
@@ -31,14 +32,14 @@ class SystemClock:
 
     @staticmethod
     def get(inbox: queue.SimpleQueue[Any], timeout: float | None) -> Any:
-        """The next entry of `inbox`, or None after `timeout` seconds."""
+        """The next entry of `inbox`, or None after `timeout` seconds, 292 years at most."""
         if timeout is not None and timeout <= 0:
             try:
                 return inbox.get_nowait()
             except queue.Empty:
                 return None
         try:
-            return inbox.get(timeout=timeout)
+            return inbox.get(timeout=None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         except queue.Empty:
             return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import dataclasses
 import os
 import sys
 import time
@@ -92,3 +93,29 @@ def _raise():
 
 def bad_result():
     return BadResult()
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):  # noqa: N818
+    """Nothing can be set on it, `__notes__` included."""
+
+    code: int = 1
+
+
+class OddNotes(Exception):  # noqa: N818
+    """Something else stands where the notes should."""
+
+    def __init__(self):
+        self.__notes__ = 5
+
+
+class Closed(Exception):  # noqa: N818
+    """Lets nobody look at it."""
+
+    def __getattribute__(self, name):
+        raise RuntimeError(f"nobody may have {name}")
+
+
+def fail_with(kind):
+    """Raise one of them."""
+    raise kind

@@ -156,6 +156,39 @@ def test_callbacks_are_called_once_with_the_task(lane):
     assert seen == [(task, 1, os.getpid()), (task, "late", os.getpid())]
 
 
+@pytest.mark.parametrize("kind", [task_calls.Frozen, task_calls.OddNotes, task_calls.Closed])
+def test_errors_that_refuse_to_be_touched(lane, kind):
+    """An exception whose class allows no notes (a frozen dataclass), or no look at it, is a failure like any other."""
+    with pytest.raises(ExceptionGroup) as caught, duodao.Group() as group:
+        task = group.start(task_calls.fail_with, kind, lane=lane)
+    (error,) = caught.value.exceptions
+    if lane != "process" and kind is not task_calls.Closed:
+        assert type(error) is kind
+    assert (task.exitcode, task.state) == (1, "ended")
+
+
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, KeyboardInterrupt])
+def test_a_callback_that_raises_what_ends_threads(lane, kind, caplog):
+    """It is logged as well; those after it are called, and the block ends."""
+    seen = []
+    with duodao.Group() as group:
+        task = group.start(hanging(lane), lane=lane)
+        task.add_done_callback(lambda _: task_calls.fail_with(kind))
+        task.add_done_callback(seen.append)
+        task.terminate()
+        assert group.start(task_calls.add, 1, 2, lane=lane).result(timeout=10) == 3  # whoever sees ends still does
+    assert seen == [task]
+    assert kind.__name__ in caplog.text
+
+
+def test_a_callback_must_be_callable(lane):
+    """It is refused at once."""
+    with duodao.Group() as group:
+        task = group.start(task_calls.add, 1, 2, lane=lane)
+        with pytest.raises(UsageError, match="a function that takes the task"):
+            task.add_done_callback(5)
+
+
 def test_a_raising_callback_is_logged(lane, caplog):
     """What a callback raises goes to the log, and harms nobody."""
 

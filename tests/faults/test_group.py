@@ -16,7 +16,7 @@ import time
 import pytest
 
 import duodao
-from duodao.errors import Deadlock, NotPicklable, RemoteError, UsageError, WorkerDied
+from duodao.errors import CallExited, Deadlock, NotPicklable, RemoteError, UsageError, WorkerDied
 from duodao.sync import Event, Lock
 
 
@@ -449,3 +449,40 @@ def test_many_groups_leave_nothing():
             if n % 3 == 0:
                 group.start(exec, "raise ValueError")
     assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def write_rubbish(path):
+    """A program with a bug: what it takes for its own descriptor is the pipe of its task."""
+    for fd in range(3, 200):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}") == path:
+                os.write(fd, b"\xff" * 1000)
+    sleep_for_ever()
+
+
+def test_rubbish_in_a_tasks_pipe():
+    """It fails that task, whose process is killed, and nobody else: the thread that reads the others goes on."""
+    begin = duodao.Queue(maxsize=1, via="shared")
+    with pytest.raises(ExceptionGroup) as caught, duodao.Group(grace=30) as group:
+        other = group.start(begin.get)
+        task = group.start(lambda: write_rubbish(begin.get()))
+        pipe = os.readlink(f"/proc/self/fd/{task._single.fd}")
+        task.add_done_callback(lambda _: None)
+        begin.put(pipe)
+        begin.put(pipe)
+    begin.close()
+    (error,) = caught.value.exceptions
+    assert isinstance(error, RemoteError)
+    assert "can't be read" in str(error)
+    assert task.exitcode == -9
+    assert other.exitcode in {0, -15}
+
+
+def test_an_exit_code_of_an_enum():
+    """sys.exit() of an IntEnum is that number, of a text 1; the error says what it was."""
+    for code, number in ((signal.SIGTERM, 15), ("no such file", 1)):
+        with pytest.raises(ExceptionGroup) as caught, duodao.Group() as group:
+            task = group.start(sys.exit, code)
+        assert isinstance(caught.value.exceptions[0], CallExited)
+        assert str(caught.value.exceptions[0]).endswith(f"left by sys.exit({15 if number == 15 else code!r})")
+        assert task.exitcode == number

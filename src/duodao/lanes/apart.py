@@ -182,7 +182,18 @@ class Process:
             return None
         except EOFError:
             return False
+        except Exception as error:
+            self._unreadable(error)
+            return False
         return True
+
+    def _unreadable(self, error: Exception) -> None:
+        """No memory for it, or the call wrote into a descriptor that is not its own: nothing more can be had from it."""
+        wrapped = RemoteError(f"what task {self._packed.call.name!r} sent can't be read ({said(error)}); it was killed")
+        wrapped.__cause__ = error
+        self._ending = Ending(error=wrapped, code=1)
+        if self.child is not None:
+            self.child.kill()
 
     def _take(self, frame: wire.Frame) -> None:
         kind = frame.kind

@@ -10,6 +10,7 @@ from types import TracebackType
 from duodao.pickling import said as said  # noqa: PLC0414  # the lanes have it from here
 
 _CAUSE = BaseException.__dict__["__cause__"]
+_DICT = BaseException.__dict__["__dict__"]
 
 
 def set_cause(error: BaseException, cause: BaseException) -> None:
@@ -20,6 +21,18 @@ def set_cause(error: BaseException, cause: BaseException) -> None:
 def set_traceback(error: BaseException, trace: TracebackType | None) -> None:
     """`error.__traceback__ = trace`, past a `__setattr__` or property of its class."""
     BaseException.with_traceback(error, trace)
+
+
+def add_note(error: BaseException, text: str) -> None:
+    """`error.add_note(text)`, also on a frozen dataclass. One that keeps something else in `__notes__` goes without."""
+    notes = _DICT.__get__(error).setdefault("__notes__", [])
+    if type(notes) is list:
+        notes.append(text)
+
+
+def is_a(error: BaseException | None, kinds: type | tuple[type, ...]) -> bool:
+    """`isinstance`, without asking the exception for its `__class__`."""
+    return issubclass(type(error), kinds)
 
 
 def arguments(error: BaseException) -> str:

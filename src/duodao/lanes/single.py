@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias
 
 from duodao.errors import CallExited, Closed
 from duodao.lanes.eventloop import launch, post
-from duodao.lanes.foreign import set_traceback
+from duodao.lanes.foreign import is_a, set_cause, set_traceback
 from duodao.lanes.interrupt import Cancelled, Interrupt, attach, detach
 from duodao.sync import graph
 
@@ -115,13 +115,17 @@ Noted: TypeAlias = "Callable[[Any], object]"
 
 def left(error: BaseException, name: str) -> Ending:
     """How a call ended that raised."""
-    if isinstance(error, Cancelled | asyncio.CancelledError):
+    if is_a(error, (Cancelled, asyncio.CancelledError)):
         return Ending(stopped=True, code=STOPPED)
-    if isinstance(error, SystemExit):
-        return exited(error.code, name)
-    trace = error.__traceback__
-    if trace is not None:
-        set_traceback(error, trace.tb_next)  # without our own frame, whose locals hold the error
+    try:
+        if isinstance(error, SystemExit):
+            return exited(error.code, name)
+        trace = error.__traceback__
+        if trace is not None:
+            set_traceback(error, trace.tb_next)  # without our own frame, whose locals hold the error
+    except BaseException as broken:  # its class lets nobody look at it
+        set_cause(broken, error)
+        error = broken
     return Ending(error=error, code=1)
 
 

@@ -106,12 +106,15 @@ class _Solo:
 
     def _exit(self, code: object) -> int:
         """As Python does: a number is the exit code, a text goes to stderr."""
+        said: int | str | None
         if code is None or isinstance(code, int):
-            number = (code or 0) & 0xFF
+            said = None if code is None else int(code)  # an IntEnum, say, can't travel like that
+            number = (said or 0) & 0xFF
         else:
-            number = 1
-            print(code, file=sys.stderr)
-        self.send(LEFT, meta=(number, code if isinstance(code, int) or code is None else wire.shown(code)))
+            said, number = code[:] if isinstance(code, str) else wire.shown(code), 1
+            with contextlib.suppress(Exception):  # stderr may be closed
+                print(code, file=sys.stderr)
+        self.send(LEFT, meta=(number, said))
         return number
 
     def send(self, kind: int, seq: int = 0, **fields: Any) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from duodao.lanes.foreign import add_note, is_a
 from duodao.lanes.interrupt import Cancelled, Interrupt
 from duodao.sync import graph, lot
 
@@ -96,8 +97,8 @@ class Closing:
             return interrupt.caused(error)
         owner = group.owner
         if not group.end.cancelled_owner or not isinstance(owner, asyncio.Task):
-            return isinstance(error, Cancelled) and group.cancelled
-        heard = isinstance(error, asyncio.CancelledError)
+            return is_a(error, Cancelled) and group.cancelled
+        heard = is_a(error, asyncio.CancelledError)
         self._late = not heard
         alone = owner.uncancel() == 0
         return heard and alone
@@ -106,9 +107,9 @@ class Closing:
         """The body raised, or the wait for the tasks did."""
         group = self._group
         self._times += 1
-        if isinstance(error, _ALONE):
+        if is_a(error, _ALONE):
             self._alone = self._alone or error
-        elif isinstance(error, Cancelled | asyncio.CancelledError):
+        elif is_a(error, (Cancelled, asyncio.CancelledError)):
             self._outer = self._outer or error
         else:
             group.fail(error)
@@ -212,7 +213,7 @@ class Closing:
         try:
             for notice in group.notices:
                 if outcome is not None:
-                    BaseException.add_note(outcome, notice)
+                    add_note(outcome, notice)
                 warnings.warn(notice, RuntimeWarning, stacklevel=3)
         finally:
             if outcome is not None and outcome is not error:

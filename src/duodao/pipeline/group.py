@@ -27,6 +27,7 @@ from duodao.clock import SYSTEM, Clock
 from duodao.errors import Closed, UsageError
 from duodao.lanes.apart import Exchange, Packed, Process
 from duodao.lanes.eventloop import LoopThread, post
+from duodao.lanes.foreign import add_note, is_a
 from duodao.lanes.interrupt import Cancelled, Interrupt, attach, detach
 from duodao.lanes.single import Call, Coroutine, Ending, Noted, Over, Single, Thread
 from duodao.pipeline.callee import Runs, StartOptions, function_of, lane_of, name_of
@@ -234,7 +235,7 @@ class Group:
             interrupt = self._interrupt
             if interrupt is not None and isinstance(self.owner, int):
                 detach(self.owner, interrupt.listen)
-        own = closing.is_own(error, interrupt) or (isinstance(error, CancelledError) and self.cancelled)
+        own = closing.is_own(error, interrupt) or (is_a(error, CancelledError) and self.cancelled)
         if error is not None and not own:
             closing.disturbed(error)
 
@@ -246,7 +247,7 @@ class Group:
             if not any(each is error for each in self.failures):
                 self.failures.append(error)
                 if note is not None:
-                    BaseException.add_note(error, note)
+                    add_note(error, note)
         self.cancel()
 
     def cancel(self) -> None:
@@ -270,7 +271,7 @@ class Group:
     def settling(self, task: Task[Any], ending: Ending) -> None:
         """For tasks: one has ended; those who wait for it are told next."""
         error = ending.error
-        if error is None or (isinstance(error, CancelledError) and self.cancelled):
+        if error is None or (is_a(error, CancelledError) and self.cancelled):
             return
         where = f", pid {task.pid}" if task.lane == "process" else ""
         self.fail(error, f"in task {task.name!r} ({task.lane}{where}) of group {self.name!r}")

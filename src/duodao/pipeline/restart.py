@@ -73,6 +73,9 @@ class Intensity:
         if len(self._recent) >= plan.limit:
             self.spent = True
             return None
-        seconds = min(plan.at_most, plan.delay * plan.factor ** len(self._recent))
+        try:
+            seconds = min(plan.at_most, plan.delay * plan.factor ** len(self._recent))
+        except OverflowError:  # after a thousand restarts or so
+            seconds = plan.at_most if plan.delay else 0.0
         self._recent.append(now)
         return seconds * (1 + random.uniform(0, plan.jitter))  # noqa: S311 - spreads load, guards nothing

@@ -13,8 +13,8 @@ from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from duodao.errors import Broken, Deadlock
-from duodao.lanes.foreign import said
+from duodao.errors import Broken, Deadlock, UsageError
+from duodao.lanes.foreign import add_note, is_a, said
 from duodao.lanes.single import STOPPED, Blocked, Coroutine, Ending, Noted, Over, Single
 from duodao.pipeline.states import in_kernel, on_loop
 from duodao.sync import graph, lot
@@ -237,8 +237,10 @@ class Task(Generic[T]):
         """Call `function(task)` when it has ended: in the thread that saw the end, or here if it has ended before.
 
         For processes that is one thread for all of the group: it should be quick. What it raises is logged.
-        Source: M32.
+        UsageError for what can't be called. Source: M32.
         """
+        if not callable(function):
+            raise UsageError(f"add_done_callback({function!r}): a function that takes the task is needed")
         with self._lock:
             if self._ending is None:
                 self._callbacks.append(function)
@@ -248,7 +250,9 @@ class Task(Generic[T]):
     def _call(self, function: Callable[[Task[T]], object]) -> None:
         try:
             function(self)
-        except Exception:
+        except BaseException as error:  # SystemExit, too: it would end the thread that sees the others' ends
+            if is_a(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise
             _LOG.exception("a callback of task %r failed", self.name)
 
     # How it is ended
@@ -357,7 +361,7 @@ class Task(Generic[T]):
             if ending.error is None:
                 ending.error = Broken(f"task {self.name!r} keeps returning: {text}")
             else:
-                BaseException.add_note(ending.error, text)
+                add_note(ending.error, text)
         return delay
 
     def _conclude(self, ending: Ending, notice: str | None = None) -> None:
@@ -368,6 +372,8 @@ class Task(Generic[T]):
             callbacks, self._callbacks = self._callbacks, []
         self._host.settling(self, ending)
         lot.wake_all(self._parked)
-        for function in callbacks:
-            self._call(function)
-        self._host.settled(self, notice)
+        try:
+            for function in callbacks:
+                self._call(function)
+        finally:  # also after a Ctrl-C
+            self._host.settled(self, notice)

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from duodao.clock import SYSTEM
 from duodao.errors import UsageError
 from duodao.pipeline.restart import Intensity, Restart, as_restart
 from duodao.pipeline.timers import Timers
@@ -108,4 +109,24 @@ def test_closed_timers_call_nothing():
     timers.close()
     timers.call(0, pytest.fail)
     assert timers.thread is None
+    timers.close()
+
+
+def test_a_thousand_restarts():
+    """The delay grows to its end, also where the factor's power is above what a float holds."""
+    clock = FakeClock()
+    counted = Intensity(Restart(limit=3000, period=1e9, delay=1, at_most=5, jitter=0), clock)
+    assert {counted.after(failed=True) for _ in range(1100)} == {1, 2, 4, 5}
+    at_once = Intensity(Restart(limit=3000, period=1e9, delay=0), clock)
+    assert {at_once.after(failed=True) for _ in range(1100)} == {0}
+
+
+@pytest.mark.parametrize("delay", [1e12, float("inf")])
+def test_a_timer_that_is_never_due(delay):
+    """It neither fails nor keeps the others from their times."""
+    called = threading.Event()
+    timers = Timers("test-far", SYSTEM)
+    timers.call(delay, lambda: None)
+    timers.call(0, called.set)
+    assert called.wait(10)
     timers.close()
