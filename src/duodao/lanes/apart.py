@@ -188,7 +188,7 @@ class Process:
         return True
 
     def _unreadable(self, error: Exception) -> None:
-        """No memory for it, or the call wrote into a descriptor that is not its own: nothing more can be had from it."""
+        """No memory for it, or the call wrote into a descriptor that is not its own: nothing more comes from it."""
         wrapped = RemoteError(f"what task {self._packed.call.name!r} sent can't be read ({said(error)}); it was killed")
         wrapped.__cause__ = error
         self._ending = Ending(error=wrapped, code=1)

@@ -84,7 +84,7 @@ class Interrupt:
 
     def caused(self, error: BaseException | None) -> bool:
         """Is it this request that was raised?"""
-        return issubclass(type(error), Cancelled) and error.by is self  # whatever its class makes of `isinstance`
+        return type(error) is Cancelled and error.by is self
 
     def listen(self, wait: graph.Wait | None) -> None:
         """The unit begins a wait, or is in one: end it if that is asked for and has not happened.
