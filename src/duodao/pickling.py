@@ -111,7 +111,34 @@ def _by_value() -> type[Any]:
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
         dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: with_file}, cloudpickle.Pickler.dispatch_table)
 
+        def reducer_override(self, obj: Any) -> Any:
+            """C structures of `__main__`: the descriptors of their fields can't be pickled, and needn't be."""
+            if isinstance(obj, type) and _is_local_structure(obj):
+                return _structure, _parts_of(obj)
+            return super().reducer_override(obj)
+
     return Pickler
+
+
+def _is_local_structure(kind: type) -> bool:
+    ctypes = sys.modules.get("ctypes")
+    local = kind.__module__ == "__main__" or "<locals>" in kind.__qualname__
+    return local and ctypes is not None and isinstance(kind, (type(ctypes.Structure), type(ctypes.Union)))
+
+
+def _parts_of(kind: type) -> tuple[Any, ...]:
+    made = {field[0] for field in vars(kind).get("_fields_", ())}
+    body = {
+        name: value
+        for name, value in vars(kind).items()
+        if name not in made and not isinstance(value, types.GetSetDescriptorType)
+    }
+    return kind.__name__, kind.__bases__, body
+
+
+def _structure(name: str, bases: tuple[type, ...], body: dict[str, Any]) -> type:
+    made: type = type(bases[0])(name, bases, body)
+    return made
 
 
 def not_picklable(value: Any, what: str, error: BaseException) -> NotPicklable:

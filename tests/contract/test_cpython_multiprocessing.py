@@ -1,6 +1,6 @@
 """CPython's own tests of `multiprocessing` on the drop-in: only their import lines are changed.
 
-Left out, each with its reason, are tests of what the drop-in refuses (servers, descriptors in queues) or does differently
+Left out, each with its reason, are tests of what the drop-in refuses (servers, descriptors in queues) or does otherwise
 on purpose, and of the library's insides.
 """
 
@@ -34,6 +34,7 @@ KINDS: dict[str, dict[str, str]] = {
     },
     "SubclassingProcess": {},
     "Queue": {
+        "test_closed_queue_empty_exceptions": "a queue is closed after close(), whether it was used before or not",
         "test_queue_feeder_donot_stop_onexc": FEEDER,
         "test_queue_feeder_on_queue_feeder_error": FEEDER,
     },

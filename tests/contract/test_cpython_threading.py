@@ -24,6 +24,7 @@ KINDS: dict[str, dict[str, str]] = {
         "test_disallow_instantiation": "the class of locks can be made here",
         "test_foreign_thread": "a Lock is released by its holder only",
         "test_limbo_cleanup": INSIDES,
+        "test_lock_no_subclass": "a class may be derived from Lock here",
         "test_name": f"{INSIDES}; tests/unit/dropin holds the names",
     },
     "ThreadJoinOnShutdown": {},

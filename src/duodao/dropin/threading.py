@@ -38,8 +38,8 @@ from duodao.sync import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock
 
 __all__ = [
     "TIMEOUT_MAX", "Barrier", "BoundedSemaphore", "BrokenBarrierError", "Condition", "Event", "ExceptHookArgs", "Lock",
-    "RLock", "Semaphore", "Thread", "ThreadError", "Timer", "active_count", "current_thread", "enumerate", "excepthook",  # noqa: F822
-
+    "RLock", "Semaphore", "Thread", "ThreadError", "Timer", "active_count", "current_thread", "enumerate",
+    "excepthook",  # noqa: F822 - of the module's class
     "get_ident", "get_native_id", "getprofile", "gettrace", "local", "main_thread", "setprofile", "settrace",
     "stack_size",
 ]  # fmt: skip

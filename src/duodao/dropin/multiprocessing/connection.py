@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from multiprocessing.connection import AuthenticationError, Client, Listener, wait
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Listener, wait
 from multiprocessing.connection import Connection as _Connection
 from socket import socketpair
 from typing import Any

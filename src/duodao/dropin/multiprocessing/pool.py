@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from multiprocessing import TimeoutError  # the name that callers catch
 from multiprocessing.pool import CLOSE, RUN, TERMINATE
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from duodao.cost.limits import cpus
 from duodao.errors import NotPicklable, RemoteTraceback
@@ -22,6 +22,8 @@ __all__ = [
     "CLOSE", "RUN", "TERMINATE", "ApplyResult", "AsyncResult", "MapResult", "MaybeEncodingError", "Pool",
     "RemoteTraceback", "ThreadPool",
 ]  # fmt: skip
+
+_F = TypeVar("_F", bound="_Feed")
 
 AHEAD = 1000
 """Calls that `imap` has out or finished before they are asked for; all the rest once the pool is closed."""
@@ -52,9 +54,12 @@ class Pool:
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._processes = processes or cpus()
-        options = {} if maxtasksperchild is None else {"max_calls": maxtasksperchild}
         self._pool = _Pool(
-            self._processes, lane=self._lane, initializer=initializer, initargs=tuple(initargs), **options
+            self._processes,
+            lane=self._lane,
+            initializer=initializer,
+            initargs=tuple(initargs),
+            max_calls=maxtasksperchild,
         )
         self._pool._roster.translate = _as_standard
         self._state = RUN
@@ -78,7 +83,7 @@ class Pool:
 
     def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
         """All results in order; the first error when there is one."""
-        return self.map_async(func, iterable, chunksize).get()
+        return list(self.map_async(func, iterable, chunksize).get())
 
     def map_async(
         self,
@@ -95,7 +100,7 @@ class Pool:
         self, func: Callable[..., Any], iterable: Iterable[Sequence[Any]], chunksize: int | None = None
     ) -> list[Any]:
         """`map` of tuples of arguments."""
-        return self.starmap_async(func, iterable, chunksize).get()
+        return list(self.starmap_async(func, iterable, chunksize).get())
 
     def starmap_async(
         self,
@@ -127,7 +132,7 @@ class Pool:
         """Results as they are ready."""
         return self._feed(IMapUnorderedIterator, func, iterable, chunksize)
 
-    def _feed(self, kind: Any, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int) -> Any:
+    def _feed(self, kind: type[_F], func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int) -> _F:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")

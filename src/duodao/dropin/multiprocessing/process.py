@@ -40,8 +40,8 @@ class Process:
     ) -> None:
         assert group is None, "group argument must be None for now"
         above = current_process()
-        self._identity = (*above._identity, next(above._children))
-        self._config = dict(above._config)
+        self._identity: tuple[int, ...] = (*above._identity, next(above._children))
+        self._config: dict[str, Any] = dict(above._config)
         self._parent_pid = os.getpid()
         self._parent_name = above.name
         self._target = target
@@ -210,8 +210,8 @@ class _Main(Process):
     """The process that nobody of ours started."""
 
     def __init__(self) -> None:
-        self._identity: tuple[int, ...] = ()
-        self._config: dict[str, Any] = {"authkey": os.urandom(32)}
+        self._identity = ()
+        self._config = {"authkey": os.urandom(32)}
         self._parent_pid = os.getppid()
         self._parent_name = ""
         self._name = "MainProcess"

@@ -17,6 +17,10 @@ UNBOUNDED = 1 << 16
 """Items. The bound of a queue without one: the standard library's, too, is the memory of a pipe and of a thread."""
 
 
+class Closed(ValueError, OSError):
+    """This process has closed its handle. Some standard queues raise the one for it, some the other."""
+
+
 class SimpleQueue:
     """As `multiprocessing.SimpleQueue`."""
 
@@ -49,7 +53,7 @@ class SimpleQueue:
 
     def _open(self) -> _Queue[Any]:
         if self._closed:
-            raise ValueError(f"Queue {self!r} is closed")
+            raise Closed(f"Queue {self!r} is closed")
         return self._queue
 
 

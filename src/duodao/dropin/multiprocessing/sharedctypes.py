@@ -10,7 +10,6 @@ import ctypes
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from multiprocessing.sharedctypes import typecode_to_type
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +17,13 @@ from duodao import arena
 from duodao.dropin.multiprocessing.synchronize import RLock
 
 __all__ = ["Array", "RawArray", "RawValue", "Synchronized", "Value", "copy", "synchronized"]
+
+_CODES: dict[Any, Any] = {
+    "c": ctypes.c_char, "u": ctypes.c_wchar, "b": ctypes.c_byte, "B": ctypes.c_ubyte, "h": ctypes.c_short,
+    "H": ctypes.c_ushort, "i": ctypes.c_int, "I": ctypes.c_uint, "l": ctypes.c_long, "L": ctypes.c_ulong,
+    "q": ctypes.c_longlong, "Q": ctypes.c_ulonglong, "f": ctypes.c_float, "d": ctypes.c_double,
+}  # fmt: skip
+"""Source: https://docs.python.org/3/library/array.html, and c for a byte."""
 
 # What raw objects share
 
@@ -65,14 +71,14 @@ def _new(kind: Any) -> Any:
 
 def RawValue(typecode_or_type: Any, *args: Any) -> Any:  # noqa: N802  # here and below: the standard library's names
     """A ctypes object in shared memory, zeroed or made of `args`. It has no lock."""
-    raw = _new(typecode_to_type.get(typecode_or_type, typecode_or_type))
+    raw = _new(_CODES.get(typecode_or_type, typecode_or_type))
     raw.__init__(*args)
     return raw
 
 
 def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) -> Any:  # noqa: N802
     """A ctypes array in shared memory: of a size, zeroed, or with the values of a sequence. It has no lock."""
-    kind = typecode_to_type.get(typecode_or_type, typecode_or_type)
+    kind = _CODES.get(typecode_or_type, typecode_or_type)
     if isinstance(size_or_initializer, int):
         if size_or_initializer < 0:
             raise ValueError("Array length must be non-negative")
@@ -125,7 +131,8 @@ def synchronized(obj: Any, lock: Any = None, ctx: Any = None) -> Any:
         return Synchronized(obj, lock)
     if isinstance(obj, ctypes.Array):
         return (SynchronizedString if obj._type_ is ctypes.c_char else SynchronizedArray)(obj, lock)
-    return _with_fields(type(obj))(obj, lock)
+    kind: Any = type(obj)
+    return _with_fields(kind)(obj, lock)
 
 
 class SynchronizedBase:

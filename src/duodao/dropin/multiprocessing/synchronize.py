@@ -19,7 +19,7 @@ class Lock(shared.Lock):
         del ctx
         super().__init__()
 
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool | OwnerDied:  # type: ignore[override]
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool | OwnerDied:
         """Take it; False when it could not be had at once (block=False) or within `timeout` seconds."""
         return super().acquire(*_as_threading(block, timeout))
 
@@ -33,7 +33,7 @@ class RLock(shared.RLock):
         del ctx
         super().__init__()
 
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool | OwnerDied:  # type: ignore[override]
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool | OwnerDied:
         """Take it; False when it could not be had at once (block=False) or within `timeout` seconds."""
         return super().acquire(*_as_threading(block, timeout))
 
@@ -47,7 +47,7 @@ class Semaphore(shared_signal.Semaphore):
         del ctx
         super().__init__(value)
 
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:  # type: ignore[override]
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take a permit; False when there was none at once (block=False) or within `timeout` seconds."""
         return super().acquire(bool(block), timeout if block else None)
 
@@ -65,7 +65,7 @@ class BoundedSemaphore(shared_signal.BoundedSemaphore):
         del ctx
         super().__init__(value)
 
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:  # type: ignore[override]
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take a permit; False when there was none at once (block=False) or within `timeout` seconds."""
         return super().acquire(bool(block), timeout if block else None)
 
