@@ -52,6 +52,10 @@ class Home(Protocol):
         """Take over a callback that must not run in the present thread; False: it may."""
         ...
 
+    def awaited(self, future: Future) -> None:
+        """It has got a callback: perhaps the running task is about to await it."""
+        ...
+
     def installed(self, waiter: object, future: Future) -> None:
         """The calling thread is about to wait by `concurrent.futures.wait` or `as_completed`."""
         ...
@@ -208,7 +212,11 @@ class Future(concurrent.futures.Future[Any]):
 
         A callback that raises is logged, the others are called all the same.
         """
-        super().add_done_callback(fn if self.home is None else _Callback(fn, self.home))
+        if self.home is None:
+            super().add_done_callback(fn)
+            return
+        super().add_done_callback(_Callback(fn, self.home))
+        self.home.awaited(self)
 
 
 class _Callback:

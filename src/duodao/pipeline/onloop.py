@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import threading
 from _thread import get_ident
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,11 @@ from duodao.sync import graph
 
 
 class OnLoop(Roster):
-    """The coroutine lane of a pool. idle: seconds until the loop ends when nothing runs on it."""
+    """The coroutine lane of a pool. idle: seconds until the loop ends when nothing runs on it.
+
+    A task that awaits calls which have not begun lends its place: another task, its stand-in, runs them one by one
+    meanwhile. So calls that await calls never starve, however few may run at a time.
+    """
 
     lane = "coroutine"
 
@@ -31,6 +36,9 @@ class OnLoop(Roster):
         self._open: dict[Future, None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._number = 0
+        self._lent: dict[asyncio.Task[Any], deque[Future]] = {}  # who awaits -> what its stand-in is still to run
+        self._stand_ins: set[asyncio.Task[None]] = set()
+        self._early: set[Future] = set()  # in the hands of a stand-in
 
     def submit(self, call: Call) -> Future:
         """Queue a call."""
@@ -74,11 +82,51 @@ class OnLoop(Roster):
             del function, args, kwargs
             future.set_result(value)
 
+    def awaited(self, future: Future) -> None:
+        """A task of ours is about to await it, by `asyncio.wrap_future`."""
+        loop = asyncio._get_running_loop()
+        if future.call is None or loop is None or loop is not self._loop:
+            return
+        task = asyncio.current_task()
+        if task is None:
+            return
+        if task in self._lent:
+            self._lent[task].append(future)
+            return
+        self._lent[task] = deque((future,))
+        stand_in = loop.create_task(self._stand_in(task))
+        self._stand_ins.add(stand_in)  # the loop alone would let the collector have it
+        stand_in.add_done_callback(self._stand_ins.discard)
+
+    async def _stand_in(self, task: asyncio.Task[Any]) -> None:
+        wanted = self._lent[task]
+        me = asyncio.current_task()
+        try:
+            while wanted:
+                future = wanted.popleft()
+                if future.call is None:
+                    continue
+                self._early.add(future)
+                try:
+                    await self._run(future)
+                except asyncio.CancelledError:
+                    if me is not None and me.cancelling():  # else the call raised it
+                        raise
+                finally:
+                    self._early.discard(future)
+                    self._ended(future)
+        finally:
+            del self._lent[task]
+
     def _came(self, result: Result) -> None:
         future: Future = result.batch.items[0]
         if result.fatal is not None:
             self.fail(result.fatal)
             future.withdraw(self.broken)
+        if future not in self._early:  # else its stand-in ends it
+            self._ended(future)
+
+    def _ended(self, future: Future) -> None:
         with self._lock:
             self._open.pop(future, None)
             number = None if self._open else self._number
@@ -103,11 +151,20 @@ class OnLoop(Roster):
     def attend(self, future: Future, timeout: float | None) -> None:
         """Wait; but not on the loop that is to run it."""
         if timeout is None and self._loop is not None and asyncio._get_running_loop() is self._loop:
-            raise Deadlock(
-                f"waiting for {future!r} blocks the event loop of {self.name}, which is to run it: "
-                "`await asyncio.wrap_future(future)` instead"
-            )
+            raise self._blocks(future)
         future.park(timeout)
+
+    def _blocks(self, future: Future) -> Deadlock:
+        return Deadlock(
+            f"waiting for {future!r} blocks the event loop of {self.name}, which is to run it: "
+            "`await asyncio.wrap_future(future)` instead"
+        )
+
+    def installed(self, waiter: object, future: Future) -> None:
+        """`concurrent.futures.wait` and `as_completed`: as `attend`."""
+        del waiter
+        if self._loop is not None and asyncio._get_running_loop() is self._loop:
+            raise self._blocks(future)
 
     def resolvers(self, future: Future) -> Sequence[graph.Unit] | None:
         """Of a call that waits for its turn: any that runs, when no more may run."""

@@ -78,6 +78,10 @@ class Roster(ABC):
         del function, future
         return False
 
+    def awaited(self, future: Future) -> None:
+        """Nothing to do where those that await are not workers."""
+        del future
+
     def installed(self, waiter: object, future: Future) -> None:
         """Nothing to do where those that wait are not workers."""
         del waiter, future

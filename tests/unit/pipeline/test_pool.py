@@ -335,6 +335,67 @@ def test_coroutines_that_await_their_own_pool():
         assert pool.submit(outer).result(PATIENCE) == "inner"
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_coroutines_that_await_more_than_may_run(workers):
+    """Who awaits calls of its own pool lends its place: they run, however deep and many, and never more at a time."""
+    running: set[int] = set()
+    most = 0
+
+    async def count(depth):
+        nonlocal most
+        running.add(depth)
+        most = max(most, len(running))
+        await asyncio.sleep(0)
+        running.discard(depth)
+        if not depth:
+            return 1
+        calls = [asyncio.wrap_future(pool.submit(count, depth - 1)) for _ in range(3)]
+        return 1 + sum(await asyncio.gather(*calls))
+
+    with duodao.Pool(workers, lane="coroutine") as pool:
+        assert pool.submit(count, 4).result(PATIENCE) == 1 + 3 + 9 + 27 + 81
+    assert most <= workers
+
+
+def test_a_stand_in_survives_what_its_calls_do():
+    """A call that raises, is cancelled, or raises CancelledError itself doesn't keep the next from being run."""
+
+    async def fails(error):
+        raise error
+
+    async def outer():
+        calls = [pool.submit(fails, error) for error in (ValueError(), asyncio.CancelledError(), SystemExit())]
+        calls.append(pool.submit(asyncio.sleep, 0))
+        waiting = [asyncio.wrap_future(call) for call in calls]
+        assert calls[3].cancel()
+        waiting.append(asyncio.wrap_future(pool.submit(asyncio.sleep, 0, "last")))
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    with duodao.Pool(1, lane="coroutine") as pool:
+        found = pool.submit(outer).result(PATIENCE)
+    assert [type(each) for each in found[:4]] == [
+        ValueError,
+        asyncio.CancelledError,
+        SystemExit,
+        asyncio.CancelledError,
+    ]
+    assert found[4] == "last"
+
+
+def test_standard_waits_that_block_their_own_loop():
+    """concurrent.futures.wait and as_completed on the loop that is to run the call: Deadlock, as for result()."""
+    with duodao.Pool(1, lane="coroutine") as pool:
+
+        async def waits():
+            return concurrent.futures.wait([pool.submit(asyncio.sleep, 0)])
+
+        async def completes():
+            return list(concurrent.futures.as_completed([pool.submit(asyncio.sleep, 0)]))
+
+        for outer in (waits, completes):
+            assert isinstance(pool.submit(outer).exception(PATIENCE), Deadlock)
+
+
 def test_plain_function_on_a_loop():
     """A plain function on the coroutine lane is a TypeError of its call, which names lanes that fit."""
     with duodao.Pool(2, lane="coroutine") as pool:
