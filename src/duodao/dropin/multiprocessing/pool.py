@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import itertools
-import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
-from multiprocessing import TimeoutError  # the name that callers catch
-from multiprocessing.pool import CLOSE, RUN, TERMINATE
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 from duodao.cost.limits import cpus
+from duodao.dropin.multiprocessing.results import (
+    ApplyResult,
+    AsyncResult,
+    Feed,
+    IMapIterator,
+    IMapUnorderedIterator,
+    MapResult,
+)
 from duodao.errors import NotPicklable, RemoteTraceback
 from duodao.pipeline.pool import Pool as _Pool
 
@@ -23,10 +26,10 @@ __all__ = [
     "RemoteTraceback", "ThreadPool",
 ]  # fmt: skip
 
-_F = TypeVar("_F", bound="_Feed")
+RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
+"""States of a pool, as the standard library writes them."""
 
-AHEAD = 1000
-"""Calls that `imap` has out or finished before they are asked for; all the rest once the pool is closed."""
+_F = TypeVar("_F", bound="Feed")
 
 
 class MaybeEncodingError(NotPicklable):
@@ -63,7 +66,7 @@ class Pool:
         )
         self._pool._roster.translate = _as_standard
         self._state = RUN
-        self._feeds: list[_Feed] = []
+        self._feeds: list[Feed] = []
 
     def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> Any:
         """Call it in a worker and wait."""
@@ -231,172 +234,3 @@ def _only(parts: list[Any]) -> Any:
 
 def _joined(parts: list[list[Any]]) -> list[Any]:
     return list(itertools.chain.from_iterable(parts))
-
-
-class ApplyResult:
-    """What `apply_async` and `map_async` return."""
-
-    def __init__(
-        self,
-        futures: list[Future[Any]],
-        join: Callable[[list[Any]], Any],
-        callback: Callable[[Any], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
-    ) -> None:
-        self._futures = futures
-        self._join = join
-        self._callback = callback
-        self._error_callback = error_callback
-        self._left = len(futures)
-        self._lock = threading.Lock()
-        self._whole: Future[Any] = Future()
-        for future in futures:
-            future.add_done_callback(self._one_done)
-        if not futures:
-            self._settle()
-
-    def _one_done(self, _: Future[Any]) -> None:
-        with self._lock:
-            self._left -= 1
-            last = self._left == 0
-        if last:
-            self._settle()
-
-    def _settle(self) -> None:
-        """The callback comes first: who has waited finds its work done. One that raises is reported by the future."""
-        try:
-            value = self._join([future.result() for future in self._futures])
-        except (Exception, CancelledError) as error:
-            try:
-                if self._error_callback is not None:
-                    self._error_callback(error)
-            finally:
-                self._whole.set_exception(error)
-        else:
-            try:
-                if self._callback is not None:
-                    self._callback(value)
-            finally:
-                self._whole.set_result(value)
-        self._futures = []
-
-    def ready(self) -> bool:
-        """Has it ended?"""
-        return self._whole.done()
-
-    def successful(self) -> bool:
-        """Did it end without an error? ValueError before its end."""
-        if not self.ready():
-            raise ValueError(f"{self!r} not ready")
-        return self._whole.exception() is None
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until it has ended, `timeout` seconds at most."""
-        pending = [future for future in self._futures if not future.done()]
-        if timeout is None:
-            for future in pending:
-                future.exception() if not future.cancelled() else None
-        wait([self._whole], timeout)
-
-    def get(self, timeout: float | None = None) -> Any:
-        """Its value, or its error. TimeoutError of multiprocessing after `timeout` seconds."""
-        self.wait(timeout)
-        if not self._whole.done():
-            raise TimeoutError
-        return self._whole.result()
-
-
-class MapResult(ApplyResult):
-    """What `map_async` returns."""
-
-
-AsyncResult = ApplyResult
-
-
-class _Feed:
-    """Submits chunks in a thread of its own, AHEAD of what is asked for."""
-
-    def __init__(self, submit: Callable[[Any], Future[Any]], items: Iterator[Any], size: int) -> None:
-        self._submit = submit
-        self._items = items
-        self._size = size
-        self._room = threading.Semaphore(max(AHEAD // size, 2))
-        self._changed = threading.Condition()
-        self._out: deque[Future[Any]] = deque()
-        self._ready: deque[Any] = deque()
-        self._wide = False
-        self._stopped = False
-        self._ended = False
-        self._failed: BaseException | None = None
-        self.thread = threading.Thread(target=self._main, name="duodao-imap", daemon=True)
-        self.thread.start()
-
-    def _main(self) -> None:
-        try:
-            while not self._stopped and (chunk := list(itertools.islice(self._items, self._size))):
-                if not self._wide:
-                    self._room.acquire()
-                if self._stopped:
-                    break
-                future = self._submit(chunk)
-                with self._changed:
-                    self._out.append(future)
-                    self._changed.notify_all()
-        except BaseException as error:
-            self._failed = error
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    def open_wide(self) -> None:
-        """Read the rest now: the pool is closed, and whoever joins it waits for all."""
-        self._wide = True
-        self._room.release()
-
-    def stop(self) -> None:
-        """Read no more."""
-        self._stopped = True
-        self._room.release()
-
-    def __iter__(self) -> _Feed:
-        return self
-
-    def __next__(self) -> Any:
-        return self.next()
-
-    def next(self, timeout: float | None = None) -> Any:
-        """The next result; its error when its call failed. TimeoutError of multiprocessing after `timeout` seconds."""
-        if not self._ready:
-            with self._changed:
-                if not self._changed.wait_for(lambda: self._out or self._ended, timeout):
-                    raise TimeoutError
-                if not self._out:
-                    failed, self._failed = self._failed, None
-                    if failed is not None:
-                        raise failed
-                    raise StopIteration
-                out = list(self._out)
-            future = self._choose(out, timeout)
-            if future is None:
-                raise TimeoutError
-            self._out.remove(future)
-            self._room.release()
-            self._ready.extend(future.result())
-        return self._ready.popleft()
-
-    def _choose(self, out: list[Future[Any]], timeout: float | None) -> Future[Any] | None:
-        raise NotImplementedError
-
-
-class IMapIterator(_Feed):
-    """What `imap` returns."""
-
-    def _choose(self, out: list[Future[Any]], timeout: float | None) -> Future[Any] | None:
-        return out[0] if wait(out[:1], timeout).done else None
-
-
-class IMapUnorderedIterator(_Feed):
-    """What `imap_unordered` returns."""
-
-    def _choose(self, out: list[Future[Any]], timeout: float | None) -> Future[Any] | None:
-        return next(iter(wait(out, timeout, FIRST_COMPLETED).done), None)
