@@ -17,7 +17,7 @@ import pytest
 
 from duodao.channel import tray
 from duodao.channel.base import Queue
-from duodao.errors import Damaged, UsageError
+from duodao.errors import Broken, Damaged, UsageError
 
 PROGRAMS = Path(__file__).with_name("queue_programs.py")
 MOST = 100_000
@@ -266,6 +266,57 @@ def test_a_changed_item_is_found(path):
         db.commit()
     with made(path) as queue, pytest.raises(Damaged, match="not what was put"):
         queue.get()
+
+
+def test_numbers_that_are_none(path):
+    """Damage that leaves a whole database, with another type where a number or an item should be: Damaged."""
+    for statement in (
+        "UPDATE item SET body = 'text'",
+        "UPDATE item SET sum = 'text'",
+        "UPDATE meta SET ready = x'00ff'",
+        "UPDATE meta SET shut = 'x', ready = 'many', unfinished = 'all'",
+        "UPDATE user SET pid = 'nobody', space = x'ff'",
+    ):
+        path.unlink(missing_ok=True)
+        with made(path) as queue:
+            queue.put("item")
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute("INSERT INTO user (pid, start, space, let_go) VALUES (1, 1, 'x', 0)")
+            db.execute(statement)
+            db.commit()
+        with contextlib.suppress(Damaged), made(path) as queue:
+            assert queue.get_nowait() == "item"
+
+
+def test_a_file_that_was_removed(path):
+    """Removed or replaced while it is open: Broken, for who puts, gets and waits; nothing is put where nobody reads."""
+    with made(path) as queue:
+        waiting = threading.Thread(target=lambda: failed.append(pytest.raises(Broken, queue.get)))
+        failed: list[object] = []
+        waiting.start()
+        while not queue.statistics().getters:
+            pass
+        path.unlink()
+        waiting.join(60)
+        assert failed
+        for call in (lambda: queue.put(1), queue.get_nowait, queue.qsize):
+            with pytest.raises(Broken, match="removed"):
+                call()
+        path.write_bytes(b"")
+        with pytest.raises(Broken, match="replaced"):
+            queue.put(1)
+
+
+def test_two_names_of_one_file(path):
+    """By a symbolic link it is the same queue, in the same process, too."""
+    link = path.with_name("link")
+    link.symlink_to(path)
+    with made(path) as one:
+        with made(link) as other:
+            other.put(1)
+            assert one.path == other.path
+        assert one.get_nowait() == 1
+    assert sorted(each.name for each in path.parent.iterdir()) == ["link", path.name]
 
 
 def test_not_a_file(tmp_path):

@@ -62,7 +62,7 @@ class FileQueue(Queue[T]):
         super().__init__(maxsize, order=order, via=via, name=name)
         if not via[5:]:
             raise UsageError(f"via={via!r}: file:PATH needs a path")
-        self.path = os.path.abspath(via[5:])
+        self.path = os.path.realpath(via[5:])  # one name for one file: closing it by a second drops SQLite's locks
         self._is_closed = False
         self._hold()
         self._tray.look()

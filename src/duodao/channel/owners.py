@@ -52,6 +52,20 @@ def check_sides(path: str) -> None:
             check_ours(os.lstat(side), side)
 
 
+def check_there(fd: int, path: str) -> None:
+    """Broken: the file that is open here no longer has its name. What is put into it would be lost with it."""
+    mine = os.fstat(fd)
+    try:
+        found = os.stat(path)
+    except OSError:
+        found = None
+    if found is None or (found.st_dev, found.st_ino) != (mine.st_dev, mine.st_ino):
+        raise Broken(
+            f"the queue file {path} was {'removed' if found is None else 'replaced'} while it was open, and its items "
+            "with it: close this queue, and make another"
+        )
+
+
 def start_of(pid: int) -> int | None:
     """When a process started, in the kernel's ticks since boot; None: it isn't there, or only its zombie is."""
     try:

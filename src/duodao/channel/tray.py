@@ -28,7 +28,7 @@ from urllib.parse import quote
 
 from duodao.channel.bell import Listener
 from duodao.channel.held import SOFT
-from duodao.channel.owners import check_ours, check_place, check_sides, damaged, explain, space, start_of
+from duodao.channel.owners import check_ours, check_place, check_sides, check_there, damaged, explain, space, start_of
 from duodao.children import lifeline
 from duodao.errors import DuodaoError, ShutDown, UsageError
 from duodao.sync import lot
@@ -78,13 +78,14 @@ class Tray:
     @contextlib.contextmanager
     def turn(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
         """One transaction, alone; without `synced` a power failure may undo it. Damaged, UsageError: as `_open`;
-        Broken: the disk refused."""
+        Broken: the disk refused, or the file was removed."""
         with self._mutex:
             try:
                 if self._db is None:
                     self._open()
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
                 try:
+                    check_there(self._fd, self.path)
                     db = self._db
                     assert db is not None
                     if synced != self._synced:
@@ -103,6 +104,8 @@ class Tray:
                         fcntl.flock(self._fd, fcntl.LOCK_UN)
             except sqlite3.Error as error:
                 raise explain(error, self.path) from error
+            except (TypeError, UnicodeDecodeError, OverflowError) as error:  # where a number should be there is a text
+                raise damaged(self.path, str(error)) from error
         while self._said:
             warnings.warn(self._said.pop(), RuntimeWarning, stacklevel=2)
 
@@ -169,6 +172,7 @@ class Tray:
             )
         if self._user:  # it was open before a fork
             return
+        self._meta(db)
         self._recover(db)
         if not db.execute("SELECT count(*) FROM user").fetchone()[0]:
             db.execute("UPDATE meta SET shut = 0")  # a shutdown ends with the last who had it open
@@ -211,6 +215,8 @@ class Tray:
 
     def _meta(self, db: sqlite3.Connection) -> tuple[int, int, bool]:
         ready, unfinished, shut = db.execute("SELECT ready, unfinished, shut FROM meta").fetchone()
+        if not isinstance(ready, int) or not isinstance(unfinished, int):
+            raise damaged(self.path, "its counts are no numbers")
         return ready, unfinished, bool(shut)
 
     def put(self, rows: Sequence[tuple[bytes | None, bytes]]) -> int:
@@ -248,7 +254,7 @@ class Tray:
             found, size = [], 0
             query = f"SELECT id, body, sum FROM item WHERE taker IS NULL ORDER BY {_ORDERS[self.order]} LIMIT ?"  # noqa: S608
             for row in db.execute(query, (n,)):
-                if zlib.crc32(row[1]) != row[2]:
+                if not isinstance(row[1], bytes) or zlib.crc32(row[1]) != row[2]:
                     raise damaged(self.path, f"item {row[0]} is not what was put")
                 found.append(row)
                 size += len(row[1])
