@@ -83,6 +83,11 @@ class Child:
         if self._code is None:
             self._keeper.signal(self.pid, int(signal.SIGTERM))
 
+    def interrupt(self) -> None:
+        """Send it and its process group SIGINT, which they ignore unless they say otherwise."""
+        if self._code is None:
+            self._keeper.signal(self.pid, int(signal.SIGINT))
+
     def wait(self, timeout: float | None = None) -> int | None:
         """Its exit code once it has ended; None after `timeout` seconds. Never from an `on_exit` callback: it tells.
 

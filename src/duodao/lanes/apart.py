@@ -151,6 +151,11 @@ class Process:
         if self.child is not None:
             self.child.terminate()
 
+    def interrupt(self) -> None:
+        """Let it have Ctrl-C."""
+        if self.child is not None:
+            self.child.interrupt()
+
     def kill(self) -> None:
         self._asked = True
         if self.child is not None:
@@ -285,6 +290,10 @@ class Exchange:
         """Read its pipe from now on."""
         self._put("add", process)
 
+    def interrupt(self, process: Process) -> None:
+        """Let it have Ctrl-C. For signal handlers: it takes no lock."""
+        self._put("interrupt", process)
+
     def ended(self, process: Process) -> None:
         """It has ended: take what is left in its pipe, and tell."""
         self._put("ended", process)
@@ -332,6 +341,8 @@ class Exchange:
         if what == "add":
             self._open[process.fd] = process
             self._poll.register(process.fd, select.POLLIN)
+        elif what == "interrupt":
+            process.interrupt()
         else:
             self._end(process)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
+import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 from duodao.cost.limits import cpus
+from duodao.dropin.multiprocessing import interrupt
 from duodao.dropin.multiprocessing.results import (
     ApplyResult,
     AsyncResult,
@@ -65,6 +69,8 @@ class Pool:
             max_calls=maxtasksperchild,
         )
         self._pool._roster.translate = _as_standard
+        interrupt.listen()
+        _pools.add(self)
         self._state = RUN
         self._feeds: list[Feed] = []
 
@@ -203,6 +209,20 @@ class ThreadPool(Pool):
         initargs: Iterable[Any] = (),
     ) -> None:
         super().__init__(processes, initializer, initargs)
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """What pools were given is finished before the program ends, but not after Ctrl-C."""
+    if interrupt.came():
+        for pool in list(_pools):
+            pool.terminate()
+
+
+# After the hook of `pipeline.roster`, so called before it.
+getattr(threading, "_register_atexit", atexit.register)(_at_exit)
 
 
 def _as_standard(error: BaseException) -> BaseException:

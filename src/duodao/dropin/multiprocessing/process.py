@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import os
 import sys
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from duodao.dropin.multiprocessing import interrupt
 from duodao.errors import CallExited, UsageError, WorkerDied
 from duodao.lanes.apart import Exchange, Packed
 from duodao.lanes.apart import Process as _Single
@@ -249,6 +251,7 @@ class _Family:
         self._exchange: Exchange | None = None
 
     def start(self, process: Process) -> None:
+        interrupt.listen(self.interrupt)
         call = Call(_live, (process,), {}, process.name)
         packed = Packed(call)
         with self._lock:
@@ -285,6 +288,13 @@ class _Family:
         if not self._alive and self._exchange is not None:
             exchange, self._exchange = self._exchange, None
             exchange.close()
+
+    def interrupt(self) -> None:
+        """Ctrl-C is theirs, too. In the signal handler, so without the lock."""
+        exchange = self._exchange
+        for single in list(self._alive):
+            with contextlib.suppress(AttributeError, OSError):  # the last of them has just ended
+                exchange.interrupt(single)  # type: ignore[union-attr]
 
     def alive(self) -> list[Process]:
         """Those that run."""
@@ -332,6 +342,7 @@ def _live(process: Process) -> None:
     process._children = itertools.count(1)
     process._parent_pid = os.getppid()
     threading.current_thread().name = "MainThread"
+    interrupt.heed()
     try:
         process.run()
     except SystemExit:
