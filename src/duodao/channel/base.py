@@ -87,10 +87,12 @@ def cut_short(error: BaseException, count: int) -> None:
 class Awaited:
     """What a wait on a queue waits for, in words. Anyone could end it, so it is never part of a circle."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_text", "reach")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, reach: str = "") -> None:
+        """reach: see `units.reach`."""
         self._text = text
+        self.reach = reach
 
     def resolvers(self) -> None:
         """Nobody in particular."""
@@ -177,9 +179,10 @@ class Queue(Generic[T]):
         self.order = order
         self.via = via
         self.name = name or f"Queue-{next(_numbers)}"
-        self.on_item = Awaited(f"an item of Queue {self.name!r}")
-        self.on_room = Awaited(f"room in Queue {self.name!r}")
-        self.on_done = Awaited(f"all items of Queue {self.name!r} to be done")
+        reach = {"memory": "", "shared": "program", "pipe": "program"}.get(via, "world")
+        self.on_item = Awaited(f"an item of Queue {self.name!r}", reach)
+        self.on_room = Awaited(f"room in Queue {self.name!r}", reach)
+        self.on_done = Awaited(f"all items of Queue {self.name!r} to be done", reach)
 
     # ------------------------------------------------------------------------------- what each transport has of its own
 

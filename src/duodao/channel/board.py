@@ -25,6 +25,8 @@ ABSENT = 0
 class Board:
     """What all handles of a Shared in this process have in common: its facts, its lock, and who read what."""
 
+    reach = "program"
+
     def __init__(self, segment: Segment, name: str) -> None:
         self.facts = Facts(segment)
         self.segment = segment

@@ -23,6 +23,7 @@ from duodao.lanes.eventloop import launch, post
 from duodao.lanes.foreign import is_a, set_cause, set_traceback
 from duodao.lanes.interrupt import Cancelled, Interrupt, attach, detach
 from duodao.sync import graph
+from duodao.sync.units import reach
 
 _OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 STOPPED = -int(signal.SIGTERM)
@@ -59,13 +60,15 @@ class Ending:
 class Blocked:
     """What a call waits for without running. stuck: the whole of it waits, untimed, for our primitives alone.
 
-    number tells this wait from others of the call; stacks: (thread, frames) of each that waits, for a message.
+    number tells this wait from others of the call; stacks: (thread, frames) of each that waits, for a message; reaches:
+    which other processes could end its waits, by `units.reach`.
     """
 
     on: str
     stuck: bool
     number: int
     stacks: tuple[tuple[str, graph.Stack], ...] = field(default=())
+    reaches: tuple[str, ...] = ("",)
 
 
 class Single(Protocol):
@@ -147,7 +150,7 @@ def ours(wait: graph.Wait | None) -> Blocked | None:
     if wait is None or wait.doom is not None:
         return None
     stuck = not wait.timed and not getattr(wait.ticket, "rung", False)  # rung: it goes on when it has a processor
-    return Blocked(wait.on.describe(), stuck, wait.number)
+    return Blocked(wait.on.describe(), stuck, wait.number, reaches=(reach(wait.on),))
 
 
 class Thread:

@@ -29,6 +29,7 @@ from duodao.lanes.single import users
 from duodao.lanes.wire import Raised, dump_error, dumps
 from duodao.lanes.worker import adopt
 from duodao.sync import graph
+from duodao.sync.units import reach
 
 RESULT, RAISED, LEFT, BLOCKED = 30, 31, 32, 33
 """Kinds of frames, besides wire.OUTPUT, wire.LOG and wire.UNLOADED. How it ended: a value, an error, sys.exit."""
@@ -214,28 +215,33 @@ class _Herald:
             if wait is not self._told and age < MOMENT:
                 self._armed = True
                 return MOMENT - age
-            stuck, stacks = _all_stuck(wait, threading.current_thread())
+            stuck, stacks, reaches = _all_stuck(wait, threading.current_thread())
             if wait is not self._told or stuck != self._stuck:
                 self._told, self._stuck = wait, stuck
-                self._solo.send(BLOCKED, meta=(wait.on.describe(), stuck, wait.number, stacks))
+                self._solo.send(BLOCKED, meta=(wait.on.describe(), stuck, wait.number, stacks, reaches))
             return None if stuck or wait.timed else age
 
 
-def _all_stuck(wait: graph.Wait, own: threading.Thread) -> tuple[bool, tuple[tuple[str, graph.Stack], ...]]:
-    """Can only another process end what this one waits for? And where its threads stand.
+def _all_stuck(
+    wait: graph.Wait, own: threading.Thread
+) -> tuple[bool, tuple[tuple[str, graph.Stack], ...], tuple[str, ...]]:
+    """Can only another process end what this one waits for? And where its threads stand, and which others that are.
 
     No: a thread that runs, a child process, a signal handler or a time-out may.
     """
     stuck = not wait.timed and not handlers() and not offspring() and not native()
     stacks = []
+    reaches = {reach(wait.on)}
     for thread in threading.enumerate():
         if thread is own or thread.ident is None:
             continue
         other = graph.waiting(thread.ident)
         stuck = stuck and other is not None and not other.timed and other.doom is None
         on = "runs" if other is None else f"waits for {other.on.describe()}"
+        if other is not None:
+            reaches.add(reach(other.on))
         stacks.append((f"thread {thread.name!r} of process {os.getpid()} {on}", users(graph.stack_of(thread.ident))))
-    return stuck, tuple(stacks)
+    return stuck, tuple(stacks), tuple(sorted(reaches))
 
 
 def native() -> bool:

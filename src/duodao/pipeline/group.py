@@ -189,7 +189,7 @@ class Group:
         ident = threading.get_ident()
         self._open(ident)
         self._interrupt = Interrupt(ident, f"{self!r} is being cancelled")
-        attach(ident, self._interrupt.listen)
+        attach(ident, self._listen)
         return self
 
     def __exit__(
@@ -208,6 +208,7 @@ class Group:
             raise UsageError("`async with Group()` needs a task: it was awaited outside of one")
         self._open(task)
         self.loop = task.get_loop()
+        attach(task, self._listen)
         return self
 
     async def __aexit__(
@@ -227,14 +228,21 @@ class Group:
             self.phase = "open"
             self.owner = owner
 
+    def _listen(self, wait: graph.Wait | None) -> None:
+        """The owner begins a wait in the body, or ends one."""
+        if self._interrupt is not None:
+            self._interrupt.listen(wait)
+        if wait is not None and not wait.timed:
+            self.stall.look()
+
     def _body_ended(self, error: BaseException | None, closing: Closing) -> None:
         with self.lock:  # from here on nobody strikes the owner
             if self.phase != "open":
                 return
             self.phase = "closing"
             interrupt = self._interrupt
-            if interrupt is not None and isinstance(self.owner, int):
-                detach(self.owner, interrupt.listen)
+            if self.owner is not None:
+                detach(self.owner, self._listen)
         own = closing.is_own(error, interrupt) or (is_a(error, CancelledError) and self.cancelled)
         if error is not None and not own:
             closing.disturbed(error)

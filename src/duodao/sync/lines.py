@@ -120,6 +120,7 @@ class Shared:
 
     __slots__ = ()
     _duodao_handle = True  # channel/frozen.py
+    reach = "program"
 
 
 def tag(number: int) -> int:

@@ -106,6 +106,12 @@ class Elsewhere(Protocol):
         ...
 
 
+def reach(on: On) -> str:
+    """Which other processes could end such a wait: "" none, "program" those of this program, "world" others as well."""
+    found = getattr(on, "reach", "")
+    return found if isinstance(found, str) else ""
+
+
 def stack_of(who: Unit) -> Stack:
     """Where a unit of this process stands, its last frames, ours left out; () when it has ended."""
     if isinstance(who, Far):

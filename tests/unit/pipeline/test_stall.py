@@ -8,13 +8,15 @@ import os
 import signal
 import socket
 import threading
+from collections import deque
 
 import pytest
 
 import duodao
+from duodao import arena
 from duodao.errors import Stalled
 from duodao.pipeline import stall
-from duodao.sync import Condition, Event, Semaphore
+from duodao.sync import Condition, Event, Semaphore, lot
 
 
 @pytest.fixture(autouse=True)
@@ -161,17 +163,135 @@ def test_groups_that_nest_are_told_once():
     assert "'inner'" in seen[0]
 
 
+def test_the_body_waits_too():
+    """The owner's own wait in the block's body stands for the wait for the end."""
+    never = Event(name="never")
+    with expect_stall("Event 'never'") as group:
+        group.start(wait, never, lane="thread")
+        never.wait()
+
+
+def test_the_body_joins_what_stands_still():
+    """A body that waits for a task which only the body could let go on."""
+    queue = duodao.Queue(1, via="shared", name="full")
+    try:
+        with expect_stall("room in Queue 'full'") as group:
+            group.start(queue.put_many, [1, 2, 3], lane="process").result()
+    finally:
+        queue.close()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_body_of_async_with(loop):
+    """The same for a coroutine that owns a group, on both kinds of loop in the main thread."""
+    if loop == "uvloop":
+        factory = pytest.importorskip("uvloop").new_event_loop
+    else:
+        factory = asyncio.new_event_loop
+
+    async def main():
+        never = Event(name="never")
+        async with duodao.Group("still") as group:
+            group.start(wait, never, lane="thread")
+            await never
+
+    with pytest.raises(ExceptionGroup) as caught, asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+    assert isinstance(caught.value.exceptions[0], Stalled)
+
+
+def test_a_group_inside_of_a_task(monkeypatch):
+    """A group in a process of ours: the program above may end a wait for what they share, and does."""
+    event, looks = Event(shared=True), Semaphore(0, shared=True)
+
+    def inner():
+        original = stall.Stall._signature
+
+        def signature(this):
+            found = original(this)
+            looks.release()
+            return found
+
+        stall.Stall._signature = signature  # of this process, which ends with the call
+        with duodao.Group() as group:
+            group.start(wait, event, lane="thread")
+
+    with duodao.Group() as group:
+        group.start(inner, lane="process")
+        for _ in range(2):
+            assert looks.acquire(timeout=10)
+        event.set()
+    event.close()
+    looks.close()
+
+
+class Reaching:
+    """Something to wait for that others can reach."""
+
+    def __init__(self, reach):
+        self.reach = reach
+        self.parked = deque()
+        self.done = False
+
+    def resolvers(self):
+        return None
+
+    def describe(self):
+        return "something"
+
+    def wait(self):
+        lot.wait(self, self.parked, lambda: self.done)
+
+    def end(self):
+        self.done = True
+        lot.wake_all(self.parked)
+
+
+def test_what_other_programs_reach(watched):
+    """A queue at an address, or in a file: nobody knows who else is there."""
+    assert duodao.Queue().on_item.reach == ""
+    away = Reaching("world")
+    watched.then = away.end
+    with duodao.Group() as group:
+        group.start(away.wait, lane="thread")
+    assert set(watched.found) == {None}
+
+
+def test_a_process_that_nobody_knows_of_has_the_arena(watched):
+    """A fork of a fork may set what is shared: it is found by what it has mapped."""
+    shared = Reaching("program")
+    arena.get()
+    ready, gone = os.pipe(), os.pipe()
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os.close(gone[1])
+            os.write(ready[1], b"!")
+            os.read(gone[0], 1)
+        os._exit(0)
+    os.wait()
+    os.read(ready[0], 1)
+    watched.then = shared.end
+    with duodao.Group() as group:
+        group.start(shared.wait, lane="thread")
+    assert set(watched.found) == {None}
+    for end in (*ready, *gone):
+        os.close(end)
+
+
 class Watched:
     """How often the watch looked in earnest, and what it found."""
 
     def __init__(self, monkeypatch):
         self.looks = threading.Semaphore(0)
         self.found = []
+        self.then = lambda: None  # after the second look
         original = stall.Stall._signature
 
         def signature(this):
             found = original(this)
             self.found.append(found)
+            if len(self.found) == 2:
+                self.then()
             self.looks.release()
             return found
 
