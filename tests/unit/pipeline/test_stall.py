@@ -21,8 +21,14 @@ from duodao.sync import Condition, Event, Semaphore, lot
 
 @pytest.fixture(autouse=True)
 def no_handlers(monkeypatch):
-    """pytest-timeout has a handler for SIGALRM, and a program with a handler is never stalled."""
+    """pytest-timeout has a handler for SIGALRM, and a program with a handler is never stalled. Nor is one with threads
+    of others, which tests of the same run may have left (Jupyter's loop, numpy's linear algebra)."""
     monkeypatch.setattr(stall, "handlers", lambda: False)
+    left = [each.name for each in threading.enumerate() if each is not threading.main_thread()]
+    monkeypatch.setattr(stall, "_SERVANTS", (*stall._SERVANTS, *left))
+    before = stall.native()
+    if before:
+        monkeypatch.setattr(stall, "native", lambda: False)
 
 
 @contextlib.contextmanager
