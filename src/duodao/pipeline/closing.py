@@ -34,6 +34,8 @@ class GroupEnd:
     It needs all of them, so one that is in a circle with the owner is enough: the graph is told of that one.
     """
 
+    unsettled = True
+
     def __init__(self, group: Group) -> None:
         self._group = group
         self._walking = False

@@ -268,6 +268,7 @@ class Waiters:
 class Ending:
     """A future's end, as something that is waited for."""
 
+    unsettled = True
     __slots__ = ("_future",)
 
     def __init__(self, future: Future) -> None:

@@ -57,6 +57,8 @@ class Host(Protocol):
 class _End:
     """The task's end, as something that is waited for."""
 
+    unsettled = True  # while it waits for its restart
+
     def __init__(self, task: Task[Any]) -> None:
         self._task = task
 

@@ -243,8 +243,11 @@ class Table:
 
     def wait(self, wait: graph.Wait, ticket: Any) -> bool:
         """Block a thread that holds a shared lock in a local wait, with a summary of it in the table."""
-        if wait.on.resolvers() is None:
-            return bool(ticket.wait(None))
+        while wait.on.resolvers() is None:
+            if not getattr(wait.on, "unsettled", False):
+                return bool(ticket.wait(None))
+            if ticket.wait(RENEW):  # a call that no worker has begun: who could end it is known later
+                return True
         try:
             line = self.claim()
         except TableFull:  # it waits as well; a circle through it is found by the others in it, or not at all

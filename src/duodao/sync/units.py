@@ -51,7 +51,7 @@ Unit: TypeAlias = "int | asyncio.Task[Any] | Far"
 
 
 class On(Protocol):
-    """What can be waited for."""
+    """What can be waited for. It may say `unsettled = True` (who could end it may be known only later) and `reach`."""
 
     def resolvers(self) -> Sequence[Unit] | None:
         """The units any one of which could end the wait; None when anyone could."""

@@ -490,11 +490,16 @@ def hold(lock):
         return "had it"
 
 
-def test_a_circle_between_processes():
-    """Waiting, with a shared lock, for a call of a worker process that wants the lock: Deadlock in one of the two."""
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_circle_between_processes(warm):
+    """Waiting, with a shared lock, for a call of a worker process that wants the lock: Deadlock in one of the two.
+
+    Also when the wait begins while there is no worker yet.
+    """
     plate = Lock(name="plate", shared=True)
     with duodao.Pool(1, lane="process") as pool:
-        pool.submit(int).result(PATIENCE)
+        if warm:
+            pool.submit(int).result(PATIENCE)
         with plate:
             future = pool.submit(hold, plate)
             errors = [_error(future.result)]
