@@ -267,6 +267,53 @@ def test_a_strangers_pickle_is_not_read(tmp_path, via):
         assert queue.empty()
 
 
+@pytest.mark.parametrize("blob", [b'{"x":', b'{"zz":1}', b"[" * 100_000, b'{"d":[[[1],2]]}', b'"\xff"'])
+def test_a_stranger_that_sends_rubbish_is_told(tmp_path, blob):
+    """An item that isn't one of plain values is refused as it comes: no reader meets it."""
+    with Queue(10, via=f"unix:{tmp_path}/q") as queue:
+        link, _ = Away(queue._place, None)._connect()
+        link.stream.add(framing.PUT, 1, [len(blob).to_bytes(4, "little") + b"\x00" + blob])
+        frame = link.next(None)
+        assert frame.kind == framing.REFUSED and b"plain values" in bytes(frame.body)
+        link.close()
+        assert queue.empty()
+        still_works(queue)
+
+
+def test_a_client_that_asks_and_does_not_read(tmp_path):
+    """Who asks again and again without reading the answers is let go: they don't gather in the maker's memory."""
+    with Queue(10, via=f"unix:{tmp_path}/q") as queue:
+        link, _ = Away(queue._place, None)._connect()
+        os.set_blocking(link.stream.writer, True)
+        asked = framing.HEAD.pack(0, framing.LOOK, 0, 0) * 1000
+        peers_of = queue._core._broker._peers
+        while not any(peer.leaving for peer in list(peers_of)):
+            os.write(link.stream.writer, asked)
+            assert max((len(peer.stream.unsent) for peer in list(peers_of)), default=0) < 10
+        link.close()
+        still_works(queue)
+
+
+@pytest.mark.parametrize("facts", [b"[5]", b"[null, {}, 1]", b"7", b"\xff", b"[1e999, 1, 1]"])
+def test_a_server_whose_facts_are_none(facts):
+    """A server that says nonsense about its queue is no queue: PeerLost."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(framing.HEAD.pack(48, framing.HELLO, 0, 0) + handshake._MAGIC + bytes(32))
+                body = bytes(32) + facts
+                connection.sendall(framing.HEAD.pack(len(body), framing.WELCOME, 0, 0) + body)
+                connection.recv(100)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(PeerLost, match="another language"):
+            Away(peers.Place("tcp", server.getsockname()[:2]), None).connect()
+        thread.join(10)
+
+
 @pytest.mark.parametrize("via", VIAS)
 def test_a_wrong_secret_is_refused(tmp_path, via):
     """Who claims to be a task of ours and can't prove it is refused, or never heard."""
@@ -436,6 +483,18 @@ def test_no_descriptors_left(via):
 
 
 # The socket's file
+
+
+@pytest.mark.parametrize("via", VIAS[1:])
+def test_made_again_while_the_last_one_ends(tmp_path, via):
+    """Who makes an address just given back serves it: the end of the last queue there is not taken for a stranger."""
+    with Queue(2, via=via.format(tmp=tmp_path)) as queue:
+        address = queue.address
+    for number in range(100):
+        queue = Queue(2, via=address)
+        queue.put(number)
+        assert queue.get(timeout=30) == number
+        del queue  # it isn't closed: its thread ends a little later
 
 
 def test_the_file_is_ours_alone_and_goes(tmp_path):

@@ -208,7 +208,7 @@ class _Freezing:
             object.__setattr__(value, "__class__", frozen)
         except Unfreezable:
             raise
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise Unfreezable(f"a {kind.__module__}.{kind.__qualname__} can't be made read-only ({error})") from None
         return value
 

@@ -21,7 +21,7 @@ import struct
 from dataclasses import dataclass
 from typing import NoReturn
 
-from duodao.channel.framing import HELLO, OURS, PROOF, REFUSED, STRANGERS, WELCOME, Frame, Seal, Stream
+from duodao.channel.framing import CLOSED, HELLO, OURS, PROOF, REFUSED, STRANGERS, WELCOME, Frame, Seal, Stream
 from duodao.errors import PeerLost
 
 SECONDS = 10.0
@@ -101,6 +101,8 @@ class Greeter:
         """The next frame. PeerLost: it refused us, isn't of our program, or speaks another language."""
         if frame.kind == REFUSED:
             raise PeerLost(f"{self._where} refused this client: {bytes(frame.body).decode(errors='replace')}")
+        if frame.kind == CLOSED:
+            raise PeerLost(f"{self._where} is gone: its maker closed it just now")
         if self._nonces is None:
             if frame.kind != HELLO or bytes(frame.body[: len(_MAGIC)]) != _MAGIC or len(frame.body) != 3 * _NONCE:
                 self._foreign()
@@ -119,11 +121,12 @@ class Greeter:
             raise PeerLost(f"{self._where} is served by another program than the one this handle came from")
         try:
             maxsize, order, name = json.loads(bytes(frame.body[len(_NO_PROOF) :]))
-        except ValueError:
+            facts = Facts(int(maxsize), str(order), str(name))
+        except (ValueError, TypeError, OverflowError):
             self._foreign()
         key = self.key or b""
         admit(self._stream, key, *self._nonces, ours=self.key is not None, seal=self._seal, server=False)
-        return Facts(int(maxsize), str(order), str(name))
+        return facts
 
     def _foreign(self) -> NoReturn:
         raise PeerLost(f"{self._where} is not a queue of Duodao, or one of another version: it speaks another language")

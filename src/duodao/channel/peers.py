@@ -162,8 +162,11 @@ def _vacant(path: str) -> bool:
         probe.setblocking(False)
         try:
             probe.connect(path)
+        except FileNotFoundError:  # its server has just closed it
+            return True
         except ConnectionRefusedError:
-            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
             return True
         except BlockingIOError:  # its backlog is full: somebody lives there
             return False
@@ -239,7 +242,10 @@ def connect(place: Place) -> Stream:
             return _connect(place, family, address)
         except PeerLost as error:
             last = error
-    raise last or PeerLost(f"nobody serves {place}")
+    try:
+        raise last or PeerLost(f"nobody serves {place}")
+    finally:
+        last = None  # it holds this frame, and those of its callers hold a queue: without this they would be a cycle
 
 
 def _connect(place: Place, family: int, address: Any) -> Stream:

@@ -1,7 +1,8 @@
 """What clients ask of a queue, as steps on the maker's memory queue that never block.
 
 Invariants:
-  1. A client has one request at a time; only ACK and CANCEL may come meanwhile.
+  1. A client has one request at a time, and has read its answer before the next; only ACK and CANCEL may come
+     meanwhile. So what is kept for one that doesn't read is one answer.
   2. An entry is in the queue or in one client's `sent`, until that client's ACK. When the client ends, by any cause,
      what is in `sent` goes back to the front.
   3. A Turn that was rung for a client which didn't use it (it ended, or gave up) is rung for the next.
@@ -88,7 +89,7 @@ class Desk:
             if peer.request is not None:
                 self._unpark(peer, used=False)
                 self._give_up(peer, peer.request)
-        elif peer.request is not None or peer.sent:
+        elif peer.request is not None or peer.sent or peer.stream.unsent:
             raise PeerLost("the client sent a request before the end of its last one")
         else:
             self._ask(peer, frame)
@@ -102,6 +103,9 @@ class Desk:
                     parcels = codec.split(frame.body, frame.number)
                     if not peer.ours and any(form != codec.PLAIN for form, _ in parcels):
                         _refuse("the client is of another program, and sent a pickle: that was not read")
+                    if not peer.ours:  # what can't be read is the fault of who sent it, and not to meet the reader
+                        for parcel in parcels:
+                            codec.unpack_plain(parcel[1])
                     peer.entries = [held.entry(parcel) for parcel in parcels]
                 peer.request = frame._replace(body=memoryview(b""))
                 self._step(peer, peer.request)

@@ -265,8 +265,7 @@ class SocketQueue(StreamQueue[T]):
             if isinstance(known, Home):
                 self._compare(known.held.maxsize, known.held.order)
             return known
-        last: PeerLost | None = None
-        for _ in range(_TRIES):
+        for tries in range(_TRIES):
             listener = peers.serve(place)
             if listener is not None:
                 return self._home(listener, key)
@@ -274,14 +273,13 @@ class SocketQueue(StreamQueue[T]):
             try:
                 facts = away.connect()
             except PeerLost as error:  # it ended in between, perhaps
-                last = error
-                if "nobody serves" not in str(error):
+                if tries == _TRIES - 1 or not ("nobody serves" in str(error) or "is gone" in str(error)):
                     raise
-                continue
+                continue  # the error isn't kept: it holds this frame, and that holds the queue
             self._compare(facts.maxsize, facts.order)
             _ends[place, away.key, os.getpid()] = away
             return away
-        raise last or PeerLost(f"nobody serves {place}")
+        raise PeerLost(f"nobody serves {place}")
 
     def _compare(self, maxsize: int, order: str) -> None:
         if (maxsize, order) != (self.maxsize, self.order):

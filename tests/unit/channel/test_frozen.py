@@ -5,10 +5,12 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import functools
 import io
 import json
 import pickle
 import threading
+import types
 from typing import NamedTuple
 
 import pytest
@@ -159,7 +161,15 @@ def test_values_that_meet_themselves():
 
 @pytest.mark.parametrize(
     "refused",
-    [collections.deque([1]), collections.OrderedDict(a=1), collections.Counter("a"), io.BytesIO(), ValueError("x")],
+    [
+        collections.deque([1]),
+        collections.OrderedDict(a=1),
+        collections.Counter("a"),
+        io.BytesIO(),
+        ValueError("x"),
+        types.SimpleNamespace(a=1),
+        functools.partial(int, base=2),
+    ],
 )
 def test_what_cannot_be_made_read_only(refused):
     """It is refused, wherever it is, and the message names its type."""
