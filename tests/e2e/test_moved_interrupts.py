@@ -12,7 +12,10 @@ from tests.e2e.moved_program import moved
 
 
 def interrupt(tmp_path, source, lines):
-    """Run a program, press Ctrl-C once it has printed so many lines: its exit code and all that it said."""
+    """Run a program, press Ctrl-C once it has printed so many lines: its exit code and all that it said.
+
+    They sleep in small pieces: a signal that comes just before a long sleep is seen by Python after it.
+    """
     file = tmp_path / "program.py"
     file.write_text(moved(textwrap.dedent(source)))
     with subprocess.Popen(
@@ -40,7 +43,8 @@ def test_processes_have_it_too(tmp_path):
         def work(n):
             try:
                 print("child begins")
-                time.sleep(60)
+                for _ in range(600):
+                    time.sleep(0.1)
             except KeyboardInterrupt:
                 print("child is interrupted")
 
@@ -49,7 +53,8 @@ def test_processes_have_it_too(tmp_path):
             for each in children:
                 each.start()
             try:
-                time.sleep(60)
+                for _ in range(600):
+                    time.sleep(0.1)
             except KeyboardInterrupt:
                 for each in children:
                     each.join()
@@ -71,7 +76,8 @@ def test_the_program_ends(tmp_path):
 
         def work():
             print("begins")
-            time.sleep(60)
+            for _ in range(600):
+                time.sleep(0.1)
 
         if __name__ == "__main__":
             p = Process(target=work)
@@ -95,7 +101,8 @@ def test_calls_of_a_pool_are_dropped(tmp_path):
 
         def work(n):
             print("begins")
-            time.sleep(60)
+            for _ in range(600):
+                time.sleep(0.1)
 
         if __name__ == "__main__":
             pool = Pool(2)

@@ -36,12 +36,15 @@ class Callbacks:
             if start:
                 thread = self._thread = threading.Thread(target=self._main, name=self._name, daemon=True)
         if start:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads, or the interpreter ends: here, then
+                self._main(seconds=0.0)
 
-    def _main(self) -> None:
+    def _main(self, seconds: float | None = None) -> None:
         self._ident = get_ident()
         while True:
-            function = SYSTEM.get(self._todo, self._seconds)
+            function = SYSTEM.get(self._todo, self._seconds if seconds is None else seconds)
             if function is None:
                 with self._lock:
                     if not self._todo.empty():
@@ -64,5 +67,5 @@ class Callbacks:
             thread, self._seconds = self._thread, 0.0
             if thread is not None:
                 self.put(int)
-        if wait and thread is not None and thread is not threading.current_thread():
+        if wait and thread is not None and thread.ident is not None and thread is not threading.current_thread():
             thread.join()

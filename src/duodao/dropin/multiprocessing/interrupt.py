@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import signal
 import threading
 from collections.abc import Callable
@@ -43,7 +42,7 @@ def came() -> bool:
 def _handler(number: int, frame: FrameType | None) -> None:
     global _came  # noqa: PLW0603 - a fact of the whole process
     if _inside_output(frame):
-        again = threading.Timer(AGAIN, _thread.interrupt_main)
+        again = threading.Timer(AGAIN, signal.pthread_kill, (threading.main_thread().ident, number))  # it ends sleeps
         again.daemon = True
         again.start()
         return
