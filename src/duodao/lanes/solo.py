@@ -33,6 +33,8 @@ from duodao.sync.units import reach
 
 RESULT, RAISED, LEFT, BLOCKED = 30, 31, 32, 33
 """Kinds of frames, besides wire.OUTPUT, wire.LOG and wire.UNLOADED. How it ended: a value, an error, sys.exit."""
+_CTRL_C = "duodao.dropin.multiprocessing.interrupt"
+"""Its handler passes Ctrl-C on and raises KeyboardInterrupt, as the default one does."""
 MOMENT = 0.05
 """Seconds. Waits that end sooner are not told: each of them would cost both sides a system call."""
 
@@ -268,6 +270,8 @@ def handlers() -> bool:
     for number in signal.valid_signals():
         handler = signal.getsignal(number)
         if callable(handler) and handler is not signal.default_int_handler and not _of_asyncio(handler):
+            if getattr(handler, "__module__", "") == _CTRL_C:
+                continue
             return True
     return False
 

@@ -214,6 +214,12 @@ def test_a_manager_has_no_server():
         manager.join()
     assert managers.SyncManager is type(manager)
 
+    class Mine(managers.BaseManager):
+        pass
+
+    with pytest.raises(UsageError, match="can't register 'Thing'"):
+        Mine.register("Thing", callable=object)
+
 
 def test_values_of_a_manager_are_read_only():
     """Changing in place what a dict() or list() gave raises, where the standard library changes a copy in silence."""

@@ -14,7 +14,7 @@ from duodao.channel.state import Shared
 from duodao.dropin.multiprocessing import queues, sharedctypes, synchronize
 from duodao.errors import UsageError
 
-__all__ = ["DictProxy", "ListProxy", "Manager", "Namespace", "SyncManager"]
+__all__ = ["BaseManager", "DictProxy", "ListProxy", "Manager", "Namespace", "SyncManager"]
 
 
 class DictProxy(MutableMapping[Any, Any]):
@@ -302,6 +302,10 @@ class SyncManager:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.shutdown()
+
+
+BaseManager = SyncManager
+"""So that what derives from it is told by `register` why that can't be."""
 
 
 def Manager() -> SyncManager:  # noqa: N802  # the standard library's name
