@@ -124,8 +124,8 @@ class Group:
         lane = lane_of(lane, function)
         if name is not None and not isinstance(name, str):
             raise UsageError(f"name={name!r}: a text is needed")
-        if kwargs is not None and not isinstance(kwargs, Mapping):
-            raise UsageError(f"kwargs={kwargs!r}: a mapping of keyword arguments is needed")
+        if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)):
+            raise UsageError(f"kwargs={kwargs!r}: a mapping of keyword arguments, by name, is needed")
         plan = as_restart(restart)
         self._check_open()
         call = Call(function, args, dict(kwargs or {}), name or f"{name_of(fn)}-{next(self._counted)}")

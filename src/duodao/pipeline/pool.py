@@ -60,14 +60,18 @@ class Pool(Executor):
     ) -> None:
         if lane not in LANES:
             raise UsageError(f"lane={lane!r}: a pool has no such lane (valid: {', '.join(LANES)})")
-        if workers is not None and (not isinstance(workers, int) or workers < 1):
+        if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
             raise UsageError(f"workers={workers!r}: a whole number of at least 1 is needed, or None for the default")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        if not idle >= 0:
+        if not isinstance(initargs, Iterable):
+            raise UsageError(f"initargs={initargs!r}: a tuple of arguments for the initializer is needed")
+        if not isinstance(idle, (int, float)) or not idle >= 0:
             raise UsageError(f"idle={idle!r}: seconds are needed, 0 or more")
-        if max_calls is not None and (lane != "process" or max_calls < 1):
-            raise UsageError(f"max_calls={max_calls!r}: it is for lane='process', and at least 1")
+        if max_calls is not None and (lane != "process" or not isinstance(max_calls, int) or max_calls < 1):
+            raise UsageError(f"max_calls={max_calls!r}: it is for lane='process', and a whole number from 1")
+        if name is not None and not isinstance(name, str):
+            raise UsageError(f"name={name!r}: a text is needed")
         self.name = name or f"Pool-{next(_numbers)}"
         self.lane = lane
         self.workers = default_workers(lane) if workers is None else workers

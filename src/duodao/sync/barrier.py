@@ -6,14 +6,16 @@ Each round is an object of its own: whoever is quick may stand in the next one w
 from __future__ import annotations
 
 import _thread
+import operator
 import sys
 from collections import deque
 from collections.abc import Callable
 from threading import BrokenBarrierError
 from typing import Any
 
+from duodao.errors import UsageError
 from duodao.sync import lot
-from duodao.sync.named import Named, site
+from duodao.sync.named import Named, checked, site
 
 _FILLING, _ACTING, _PASSED, _BROKEN = range(4)
 
@@ -65,10 +67,12 @@ class Barrier(Named):
         shared: bool = False,
     ) -> None:
         del shared
-        if parties < 1:
+        if operator.index(parties) < 1:
             raise ValueError("parties must be >= 1")
+        if action is not None and not callable(action):
+            raise UsageError(f"action={action!r}: a function without arguments is needed")
         self._site = site(sys._getframe(1))
-        self._name = name
+        self._name = checked(name)
         self._action = action
         self._timeout = timeout
         self._parties = parties

@@ -16,9 +16,10 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, TypeVar
 
+from duodao.errors import UsageError
 from duodao.sync import graph, lot
 from duodao.sync.lock import Lock, RLock
-from duodao.sync.named import Named, site
+from duodao.sync.named import Named, checked, site
 
 T = TypeVar("T")
 
@@ -55,7 +56,9 @@ class Condition(Named):
     def __init__(self, lock: Any = None, *, name: str | None = None, shared: bool = False) -> None:
         del shared
         self._site = site(sys._getframe(1))
-        self._name = name
+        self._name = checked(name)
+        if lock is not None and not (hasattr(lock, "acquire") and hasattr(lock, "release")):
+            raise UsageError(f"Condition(lock={lock!r}): a Lock or RLock is needed, or None for a new RLock")
         self._lock = RLock(name=self.name) if lock is None else lock
         self._ours = isinstance(self._lock, (Lock, RLock))
         self._waiters: deque[_Turn] = deque()

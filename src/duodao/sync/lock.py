@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 from duodao.errors import Deadlock, OwnerDied
 from duodao.sync import ends, graph, lot, speed
-from duodao.sync.named import Named, site
+from duodao.sync.named import Named, checked, site
 from duodao.sync.units import current_task
 
 _OWNER = re.compile(r"owner=(\d+)")
@@ -49,7 +49,7 @@ class _Held(Named, speed.Base):
         self._holder: asyncio.Task[Any] | None = None
         self._number = next(_numbers)
         self._site = site(sys._getframe(1))
-        self._name = name
+        self._name = checked(name)
 
     def __repr__(self) -> str:
         state = "locked" if self.locked() else "unlocked"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any, TypeAlias
 
+from duodao.errors import UsageError
+
 Site: TypeAlias = "tuple[str, int]"
 """Where something was made: file and line."""
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -15,6 +17,13 @@ def site(frame: Any) -> Site:
     while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno
+
+
+def checked(name: str | None) -> str | None:
+    """A name as it may be given. UsageError for anything but a text."""
+    if name is None or isinstance(name, str):
+        return name
+    raise UsageError(f"name={name!r}: a text is needed")
 
 
 class Named:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from duodao.errors import Closed, Deadlock, OwnerDied
 from duodao.sync import cells, graph, lines, lot, table, threads
-from duodao.sync.named import site
+from duodao.sync.named import checked, site
 from duodao.sync.robust import BUSY, DEAD, OVER, OWN, SLICE, InC, native
 
 PATIENCE = 0.003
@@ -41,7 +41,8 @@ class Handle(lines.Shared):
     _busy_for = 0.0  # seconds that others may have the mutex in passing
 
     def __init__(self, *, name: str | None = None) -> None:
-        self._adopt(cells.new(again=self._again), name or _place())
+        name = checked(name)
+        self._adopt(cells.new(again=self._again), _place() if name is None else name)
 
     def _adopt(self, cell: cells.Cell, name: str) -> None:
         self._cell = cell

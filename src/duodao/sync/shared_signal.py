@@ -8,6 +8,7 @@ wake-up that it took with it, or one that it did not come to, is made up for by 
 from __future__ import annotations
 
 import _thread
+import operator
 import warnings
 from collections.abc import Callable
 from time import monotonic
@@ -100,7 +101,7 @@ class Semaphore(Signal):
     _kind = "Semaphore"
 
     def __init__(self, value: int = 1, *, name: str | None = None) -> None:
-        if value < 0:
+        if operator.index(value) < 0:
             raise ValueError("semaphore initial value must be >= 0")
         if value > 0x7FFFFFFF:
             raise ValueError("semaphore initial value must be < 2**31 where it is shared")
@@ -149,7 +150,7 @@ class Semaphore(Signal):
 
     def release(self, n: int = 1) -> None:
         """Give n permits back; ValueError for n < 1, and for more than there may be."""
-        if n < 1:
+        if operator.index(n) < 1:
             raise ValueError("n must be one or more")
         values, mutex = self._values, self._cell.mutex
         with mutex.held():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import operator
 from collections.abc import Callable
 from threading import BrokenBarrierError
 from time import monotonic
@@ -208,8 +209,10 @@ class Barrier(Turned):
         *,
         name: str | None = None,
     ) -> None:
-        if parties < 1:
+        if operator.index(parties) < 1:
             raise ValueError("parties must be > 0")
+        if action is not None and not callable(action):
+            raise UsageError(f"action={action!r}: a function without arguments is needed")
         super().__init__(name=name)
         self._values[_ROUND] = (
             self._cell.stamp & 0xFFFFFFFF

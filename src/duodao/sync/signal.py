@@ -7,6 +7,7 @@ found by the group.
 from __future__ import annotations
 
 import _thread
+import operator
 import sys
 import warnings
 from collections import deque
@@ -18,7 +19,7 @@ from typing import Any
 from duodao.sync import lot
 from duodao.sync.barrier import Barrier
 from duodao.sync.condition import Condition
-from duodao.sync.named import Named, site
+from duodao.sync.named import Named, checked, site
 
 __all__ = ["Barrier", "BoundedSemaphore", "BrokenBarrierError", "Condition", "Event", "Semaphore"]
 
@@ -39,10 +40,10 @@ class Semaphore(Named):
 
     def __init__(self, value: int = 1, *, name: str | None = None, shared: bool = False) -> None:
         del shared
-        if value < 0:
+        if operator.index(value) < 0:
             raise ValueError("semaphore initial value must be >= 0")
         self._site = site(sys._getframe(1))
-        self._name = name
+        self._name = checked(name)
         self._value = value
         self._guard = _thread.allocate_lock()
         self._parked: lot.Parked = deque()
@@ -111,7 +112,7 @@ class Semaphore(Named):
 
     def release(self, n: int = 1) -> None:
         """Give n permits back; ValueError for n < 1."""
-        if n < 1:
+        if operator.index(n) < 1:
             raise ValueError("n must be one or more")
         try:
             self._give(n)
@@ -167,7 +168,7 @@ class Event(Named):
     def __init__(self, *, name: str | None = None, shared: bool = False) -> None:
         del shared
         self._site = site(sys._getframe(1))
-        self._name = name
+        self._name = checked(name)
         self._flag = False
         self._last = object()  # another one after each `set`, for those that come too late to see the flag
         self._guard = _thread.allocate_lock()
