@@ -5,7 +5,8 @@ do. Containers and arrays become subclasses of their own types, objects get a su
 attributes can't be set: isinstance holds, `==` and json see no difference. `.thaw()`, copy.copy and copy.deepcopy give
 an ordinary copy; pickled, it arrives as an ordinary one.
 
-C code that writes into a list past its methods (`list.append(value, x)`) is not stopped.
+C code that writes into a list past its methods (`list.append(value, x)`, `heapq.heappush(value, x)`, the state of a
+random.Random) is not stopped.
 """
 
 from __future__ import annotations
