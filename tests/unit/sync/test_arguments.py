@@ -1,4 +1,4 @@
-"""Wrong arguments of the primitives: refused as they are made, shared or not, with an error that says what is needed."""
+"""Wrong arguments of the primitives: refused as they are made, shared or not, by an error that says what is needed."""
 
 from __future__ import annotations
 
