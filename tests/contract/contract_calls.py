@@ -132,8 +132,8 @@ def _begun(started, x):
 def gated(x, gate, started):
     """Items below 0 wait for the gate; 1000 and above take 30 ms; the others return at once."""
     if x < 0:
-        _begun(started, x)
-        with open(gate, "rb", buffering=0) as file:
+        with open(gate, "rb", buffering=0) as file:  # first: the test may close its end once it has let all pass
+            _begun(started, x)
             file.read(1)
     elif x >= 1000:
         time.sleep(0.030)
@@ -142,10 +142,10 @@ def gated(x, gate, started):
 
 async def gated_async(x, gate, started):
     if x < 0:
-        _begun(started, x)
         loop = asyncio.get_running_loop()
         fd = os.open(gate, os.O_RDONLY | os.O_NONBLOCK)
         try:
+            _begun(started, x)
             while True:
                 ready = loop.create_future()
                 loop.add_reader(fd, lambda: None if ready.done() else ready.set_result(None))
