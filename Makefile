@@ -17,6 +17,8 @@ BENCH_VENV ?= .venv-bench
 PYTHON ?= $(shell python3 -I -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& command -v python3 || .ci/pythons | tail -n 1)
 VERSION := $(shell $(PYTHON) -I -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
+# Most tests wait for something most of the time.
+JOBS ?= 3
 BIN := $(VENV)/bin
 BENCH_BIN := $(BENCH_VENV)/bin
 # A stamp carries the Python's version: another PYTHON makes the environment anew.
@@ -64,7 +66,8 @@ demo: $(MADE)
 	@$(BIN)/python examples/demo.py
 
 test: $(DEV)
-	@$(BIN)/python -m pytest -m 'not soak' $(ARGS)
+	@$(BIN)/python -m pytest -m 'not soak and not alone' -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m 'alone and not soak' $(ARGS)
 	@$(if $(ARGS),:,DUODAO_SPEED=0 $(BIN)/python -m pytest -m 'not soak' $(PURE))
 
 test-pure: $(DEV)
