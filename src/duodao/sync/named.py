@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from duodao.errors import UsageError
 
@@ -40,6 +40,12 @@ class Named:
     @name.setter
     def name(self, name: str) -> None:
         object.__setattr__(self, "_name", name)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self.describe()} belongs to one process and can't be sent or copied: for processes make it with "
+            f"{type(self).__name__}(shared=True)"
+        )
 
     def describe(self) -> str:
         """As messages name it: "Event 'ready'"."""

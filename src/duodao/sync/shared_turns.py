@@ -229,7 +229,10 @@ class Barrier(Turned):
         return _barrier, (self._cell, self._name, self._action, self._timeout)
 
     def __repr__(self) -> str:
-        state = "broken" if self.broken else f"waiters={self.n_waiting}/{self.parties}"
+        if not self._cell.is_open():
+            state = "closed"
+        else:
+            state = "broken" if self.broken else f"waiters={self.n_waiting}/{self.parties}"
         return f"<sync.Barrier at {self.offset} of the arena, {self._name!r}: {state}>"
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from duodao import sync
@@ -38,3 +40,17 @@ def test_what_is_called_or_held(shared):
         sync.Barrier(2, action=5, shared=shared)
     with pytest.raises(UsageError, match="a Lock or RLock"):
         sync.Condition(5, shared=shared)
+
+
+@pytest.mark.parametrize("make", [sync.Lock, sync.RLock, sync.Semaphore, sync.Event, sync.Condition])
+def test_what_belongs_to_one_process_is_not_sent(make):
+    """Pickling one says what to make in its place."""
+    with pytest.raises(TypeError, match=rf"'mine' belongs to one process .* {make.__name__}\(shared=True\)"):
+        pickle.dumps(make(name="mine"))
+
+
+def test_a_closed_barrier_has_a_repr():
+    """A message that shows one doesn't fail for it."""
+    barrier = sync.Barrier(2, shared=True)
+    barrier.close()
+    assert "closed" in repr(barrier)
