@@ -52,7 +52,7 @@ class Closed(DuodaoError, RuntimeError):
 _Standard: Any = getattr(_queue, "ShutDown", Exception)  # from Python 3.13 on: programs written for it catch that
 
 
-class ShutDown(Closed, _Standard):
+class ShutDown(Closed, _Standard):  # type: ignore[misc]
     """The queue was shut down: `put` at once, `get` when what was in it has been read."""
 
 

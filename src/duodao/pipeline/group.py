@@ -192,9 +192,10 @@ class Group:
         attach(ident, self._listen)
         return self
 
+    # Any: it does swallow what `cancel` raised in the body, but for `bool` checkers hold every name of the block unbound.
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> bool:
+    ) -> Any:
         if os.getpid() != self._pid:  # a forked copy leaves the block: the tasks are the original's
             return False
         closing = Closing(self)
@@ -213,7 +214,7 @@ class Group:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> bool:
+    ) -> Any:
         if os.getpid() != self._pid:
             return False
         closing = Closing(self)
