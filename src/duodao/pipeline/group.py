@@ -192,7 +192,7 @@ class Group:
         attach(ident, self._listen)
         return self
 
-    # Any: it does swallow what `cancel` raised in the body, but for `bool` checkers hold every name of the block unbound.
+    # Any: it does swallow what `cancel` raised in the body, but `bool` makes checkers hold names of the block unbound.
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> Any:
