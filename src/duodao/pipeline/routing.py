@@ -8,7 +8,7 @@ from typing import Any
 from duodao.clock import Clock
 from duodao.errors import WorkerDied
 from duodao.lanes.base import Batch, Failure, Result
-from duodao.lanes.foreign import said
+from duodao.lanes.foreign import add_note, said
 from duodao.outcome import Attempt, Outcome
 from duodao.pipeline.gather import Gatherer
 from duodao.pipeline.ledger import Ledger
@@ -219,6 +219,6 @@ def _annotate(error: BaseException, number: int, item: Any, node: Node, attempt:
     note = f"duodao: input {number} ({text}), stage {node.report.name}, lane {node.ran()}, attempt {attempt}"
     try:
         if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
+            add_note(error, note)
     except Exception:  # noqa: S110 - a class that refuses notes, or keeps something else there: it goes without
         pass

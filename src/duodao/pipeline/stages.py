@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from duodao.errors import UsageError
 from duodao.lanes.base import LANES, Work
+from duodao.lanes.foreign import add_note
 from duodao.pipeline.rate import Rate, as_rates
 from duodao.pipeline.retry import NEVER, Retry, as_retry
 
@@ -245,7 +246,7 @@ class Chain:
             for at, function in enumerate(self.functions):  # noqa: B007 - read in the except
                 value = function(value)
         except Exception as error:
-            error.add_note(f"duodao: raised by {self.names[at]}")
+            add_note(error, f"duodao: raised by {self.names[at]}")
             raise
         return value
 

@@ -1,6 +1,7 @@
 """map, run and Pipeline through the public API, on lanes of this process."""
 
 import asyncio
+import dataclasses
 import gc
 import itertools
 import threading
@@ -503,3 +504,26 @@ def test_results_that_are_always_ready_leave_the_loop_to_others():
         return turns
 
     assert asyncio.run(main()) > 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):  # noqa: N818
+    """Nothing can be set on it by `error.name = value`."""
+
+    code: int = 1
+
+
+def raise_frozen(_):
+    raise Frozen
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_an_error_that_is_frozen(lane):
+    """A frozen dataclass arrives as itself, with its notes, also from stages that run as one."""
+    for line in (
+        duodao.Pipeline(raise_frozen, lane=lane),
+        duodao.Pipeline(abs, lane=lane).then(raise_frozen, lane=lane),
+    ):
+        with pytest.raises(Frozen) as caught:
+            list(duodao.map(line, [1]))
+        assert "input 0 (1), stage " in caught.value.__notes__[-1]
