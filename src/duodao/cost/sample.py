@@ -147,7 +147,7 @@ class Metered:
         try:
             return meter.call(self.function, args, kwargs)
         except BaseException as error:
-            error.__traceback__ = _without_us(error.__traceback__)
+            BaseException.with_traceback(error, _without_us(error.__traceback__))  # its class may be frozen
             raise
 
     def close(self) -> None:
