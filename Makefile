@@ -68,10 +68,10 @@ demo: $(MADE)
 test: $(DEV)
 	@$(BIN)/python -m pytest -m 'not soak and not alone' -n $(JOBS) --dist loadfile $(ARGS)
 	@$(BIN)/python -m pytest -m 'alone and not soak' $(ARGS)
-	@$(if $(ARGS),:,DUODAO_SPEED=0 $(BIN)/python -m pytest -m 'not soak' $(PURE))
+	@$(if $(ARGS),:,DUODAO_SPEED=0 $(BIN)/python -m pytest -m 'not soak' -n $(JOBS) --dist loadfile $(PURE))
 
 test-pure: $(DEV)
-	@DUODAO_SPEED=0 $(BIN)/python -m pytest -m 'not soak' $(PURE)
+	@DUODAO_SPEED=0 $(BIN)/python -m pytest -m 'not soak' -n $(JOBS) --dist loadfile $(PURE)
 
 soak: $(DEV)
 	@$(BIN)/python -m pytest -m soak $(ARGS)

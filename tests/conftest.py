@@ -66,6 +66,15 @@ def need(found: object, what: str) -> None:
     give_up(f"{what} is missing")
 
 
+def need_cpython(found: object) -> None:
+    """CPython's own tests, which distributions ship apart. CI says which of its Pythons must have them."""
+    if found:
+        return
+    if os.environ.get("DUODAO_CPYTHON_TESTS") == "1":
+        pytest.fail("Python's own `test` package is missing, and DUODAO_CPYTHON_TESTS=1 says that it is here")
+    pytest.skip("this Python comes without its own `test` package")
+
+
 def give_up(reason: str) -> NoReturn:
     """Skip at home; fail in CI, where everything must be there."""
     if os.environ.get("CI") == "true":

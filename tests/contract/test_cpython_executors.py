@@ -17,7 +17,7 @@ import warnings
 from typing import Any
 
 import pytest
-from tests.conftest import need
+from tests.conftest import need_cpython
 
 from duodao.dropin import futures as ours
 
@@ -183,9 +183,9 @@ def future_of_ours(monkeypatch):
 @pytest.mark.parametrize(("suite", "lane", "name"), cases())
 def test_as_concurrent_futures(suite, lane, name):
     """What CPython holds of its executors holds of ours."""
-    if not MODULES:  # builds of 3.11 leave out this part of the package; the newer Python of a CI run has it
-        need(sys.version_info < (3, 12), "CPython's `test` package")
-        pytest.skip("this build of Python has no test.test_concurrent_futures")
+    if not MODULES and sys.version_info < (3, 12):
+        pytest.skip("builds of Python 3.11 leave out this part of the package")
+    need_cpython(MODULES)
     result = unittest.TestResult()
     with unittest.mock.patch.object(logging.root, "handlers", []):  # without pytest's, what is logged goes to stderr
         suite_of(suite, lane)(name).run(result)

@@ -14,7 +14,7 @@ import warnings
 from typing import Any
 
 import pytest
-from tests.conftest import need
+from tests.conftest import need_cpython
 
 from duodao import sync
 
@@ -90,7 +90,7 @@ def suite_of(kind: str) -> type[unittest.TestCase]:
 @pytest.mark.parametrize(("kind", "name"), cases())
 def test_as_threading(kind, name):
     """What CPython holds of its lock types holds of ours."""
-    need(suites is not None, "CPython's `test` package")
+    need_cpython(suites is not None)
     result = unittest.TestResult()
     suite_of(kind)(name).run(result)
     assert result.testsRun == 1

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.conftest import need
+from tests.conftest import need_cpython
 
 from duodao.channel.memory import MemoryQueue
 from duodao.dropin import queue as dropin
@@ -66,7 +66,7 @@ def suite_of(module, suite):
 @pytest.mark.parametrize(("module", "suite", "name"), cases())
 def test_as_queue(module, suite, name):
     """What CPython holds of its queues holds of ours."""
-    need(suites is not None, "CPython's `test` package")
+    need_cpython(suites is not None)
     result = unittest.TestResult()
     suite_of(module, suite)(name).run(result)
     assert result.testsRun == 1

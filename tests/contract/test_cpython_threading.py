@@ -12,7 +12,7 @@ from typing import Any
 
 import moved_threading as moved
 import pytest
-from tests.conftest import need
+from tests.conftest import need_cpython
 
 _folder = tempfile.TemporaryDirectory(prefix="duodao-tests-")
 standard = moved.load(Path(_folder.name))
@@ -53,7 +53,7 @@ def cases() -> list[Any]:
 @pytest.mark.parametrize(("kind", "name"), cases())
 def test_as_threading(kind, name):
     """What CPython holds of its threads holds of ours."""
-    need(standard, "Python's own test package")
+    need_cpython(standard)
     result = unittest.TestResult()
     unittest.TestSuite([getattr(standard, kind)(name)]).run(result)
     for _, text in [*result.failures, *result.errors]:

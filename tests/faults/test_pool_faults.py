@@ -153,13 +153,14 @@ def call(seconds):
 pool = duodao.Pool(1, lane={lane!r})
 future = pool.submit(call, 1)
 try:
+    print("submitted", flush=True)
     future.result()
 except KeyboardInterrupt:
     print("interrupted", future.done(), flush=True)
 """
     child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     with child:
-        assert child.stdout.readline() == "begun\n"
+        assert {child.stdout.readline() for _ in range(2)} == {"begun\n", "submitted\n"}
         child.send_signal(signal.SIGINT)
         assert child.stdout.readline() == "interrupted False\n"
         assert child.wait(PATIENCE) == 0
