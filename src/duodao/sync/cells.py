@@ -26,7 +26,7 @@ from typing import Any
 from duodao import arena
 from duodao.errors import Closed
 from duodao.sync import threads
-from duodao.sync.robust import BUSY, DEAD, OVER, SIZE, Mutex
+from duodao.sync.robust import BUSY, DEAD, OVER, OWN, SIZE, Mutex
 
 CELL = 128
 WORDS_AT = SIZE
@@ -118,8 +118,10 @@ class Cell:
 
         The memory is used again when this process made it.
         """
+        if not self.is_open():  # done before: by now the cell may be another's, which this very thread holds
+            return True
         code = self.mutex.lock(patience) if patience else self.mutex.trylock()
-        if code in {BUSY, OVER}:
+        if code in {BUSY, OVER} or (code == OWN and not patience):
             return False
         if code == DEAD:
             self.mutex.consistent()

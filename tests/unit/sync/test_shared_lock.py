@@ -370,6 +370,21 @@ def test_a_late_handle_never_gets_another_lock(lock):
         assert isinstance(got, OwnerDied), "its own next holder is told, not the stranger"
 
 
+@pytest.mark.parametrize("kind", [sync.Lock, sync.RLock])
+def test_a_late_handle_gives_nobody_elses_lock_back(kind):
+    """A closed handle that is collected while its cell serves another lock, which this thread holds, leaves it held."""
+    old = kind(shared=True)
+    old.close()
+    new = kind(shared=True)
+    assert new._cell.offset == old._cell.offset
+    with new:
+        del old
+        gc.collect()
+        assert new.locked()
+        assert new.statistics().owner is not None
+    assert not new.locked()
+
+
 def test_what_is_held_is_not_closed(lock, other):
     """close() while another holds it is a RuntimeError that names the holder; the holder itself may."""
     holder = other(HOLD, lock=lock)
