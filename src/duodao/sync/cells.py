@@ -26,7 +26,7 @@ from typing import Any
 from duodao import arena
 from duodao.errors import Closed
 from duodao.sync import threads
-from duodao.sync.robust import BUSY, DEAD, OVER, OWN, SIZE, Mutex
+from duodao.sync.robust import BUSY, DEAD, OVER, SIZE, Mutex
 
 CELL = 128
 WORDS_AT = SIZE
@@ -121,7 +121,7 @@ class Cell:
         if not self.is_open():  # done before: by now the cell may be another's, which this very thread holds
             return True
         code = self.mutex.lock(patience) if patience else self.mutex.trylock()
-        if code in {BUSY, OVER} or (code == OWN and not patience):
+        if code in {BUSY, OVER}:
             return False
         if code == DEAD:
             self.mutex.consistent()
