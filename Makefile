@@ -65,10 +65,17 @@ $(BENCH): $(PACKAGE) benchmarks/peers.txt | check-python
 demo: $(MADE)
 	@$(BIN)/python examples/demo.py
 
+# What fails beside others, or on a busy machine, is run once more by itself: a fact must hold there.
+AGAIN := --last-failed --last-failed-no-failures none
+
 test: $(DEV)
-	@$(BIN)/python -m pytest -m 'not soak and not alone' -n $(JOBS) --dist loadfile $(ARGS)
-	@$(BIN)/python -m pytest -m 'alone and not soak' $(ARGS)
-	@$(if $(ARGS),:,DUODAO_SPEED=0 $(BIN)/python -m pytest -m 'not soak' -n $(JOBS) --dist loadfile $(PURE))
+	@$(BIN)/python -m pytest -m 'not soak and not alone' -n $(JOBS) --dist loadfile $(ARGS) || { \
+		echo '== once more, one by one: what failed side by side'; \
+		$(BIN)/python -m pytest -m 'not soak and not alone' $(AGAIN) $(ARGS); }
+	@$(BIN)/python -m pytest -m 'alone and not soak' $(ARGS) || { \
+		echo '== once more: what failed'; \
+		$(BIN)/python -m pytest -m 'alone and not soak' $(AGAIN) $(ARGS); }
+	@$(if $(ARGS),:,$(MAKE) -s test-pure)
 
 test-pure: $(DEV)
 	@DUODAO_SPEED=0 $(BIN)/python -m pytest -m 'not soak' -n $(JOBS) --dist loadfile $(PURE)
