@@ -24,11 +24,11 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
-from duodao import descriptors
+from duodao import descriptors, pickling
 from duodao.children import guard
 from duodao.children.lifeline import lift
 from duodao.errors import RemoteError, WorkerDied
-from duodao.lanes import byvalue, forward, solo, wire
+from duodao.lanes import forward, solo, wire
 from duodao.lanes.base import Work
 from duodao.lanes.eventloop import launch
 from duodao.lanes.foreign import said
@@ -79,7 +79,7 @@ class Packed:
         cloudpickle.register_pickle_by_value(module)
         try:
             with descriptors.travelling() as self.fds:
-                body = byvalue.dumps((self.call.function, self.call.args, dict(self.call.kwargs)))
+                body = pickling.by_value((self.call.function, self.call.args, dict(self.call.kwargs)))
         except wire.Raised:
             return False
         finally:

@@ -7,9 +7,9 @@ import sys
 from dataclasses import replace
 from types import ModuleType
 
-from duodao import arena
+from duodao import arena, pickling
 from duodao.cost.limits import cpus
-from duodao.lanes import byvalue, payload, wire
+from duodao.lanes import payload, wire
 from duodao.lanes.base import Work
 from duodao.lanes.fleet import home
 from duodao.lanes.forward import log_levels
@@ -52,7 +52,7 @@ class Launch:
 
         cloudpickle.register_pickle_by_value(module)
         try:
-            body = byvalue.dumps(self._bare)
+            body = pickling.by_value(self._bare)
         except wire.Raised:
             return False
         finally:

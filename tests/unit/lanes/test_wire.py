@@ -8,8 +8,9 @@ import threading
 
 import pytest
 
+from duodao import pickling
 from duodao.errors import NotPicklable, RemoteError, RemoteTraceback
-from duodao.lanes import byvalue, wire
+from duodao.lanes import wire
 
 
 @pytest.fixture
@@ -152,6 +153,6 @@ def test_lambdas_and_closures_travel():
 
 def test_code_sent_by_value_keeps_its_file():
     """A function that travels by value keeps the name of its file, so that a remote traceback shows its source."""
-    function = pickle.loads(byvalue.dumps(lambda x: x))
+    function = pickle.loads(pickling.by_value(lambda x: x))
     assert function.__code__.co_filename == __file__
     assert function(3) == 3
