@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from duodao.channel.state import Shared
     from duodao.cost.advise import Profile
     from duodao.lanes.choose import measure
+    from duodao.lanes.program import Command
     from duodao.outcome import Outcome, Report
     from duodao.pipeline.group import Group
     from duodao.pipeline.pool import Pool
@@ -24,17 +25,20 @@ if TYPE_CHECKING:
     from duodao.pipeline.stages import Pipeline
     from duodao.pipeline.task import Task
     from duodao.pipeline.verbs import arun, map, run
+    from duodao.servers.server import Server, serve
+    from duodao.servers.session import Session
     from duodao.telemetry import Snapshot
 
 __version__ = "0.1.0"
 __all__ = [
-    "Group", "Journal", "JsonLines", "Outcome", "Pipeline", "Pool", "Profile", "Queue", "Rate", "Rejected", "Report",
-    "Restart", "Retry", "Shared", "Task", "arun", "map", "measure", "run",
+    "Command", "Group", "Journal", "JsonLines", "Outcome", "Pipeline", "Pool", "Profile", "Queue", "Rate", "Rejected",
+    "Report", "Restart", "Retry", "Server", "Session", "Shared", "Task", "arun", "map", "measure", "run", "serve",
 ]  # fmt: skip
 
 # Every name is loaded when it is first used (PEP 562): the guard and its workers import this package too, and start
 # 15 ms sooner without the engine.
 _HOMES = {
+    "Command": "lanes.program",
     "Group": "pipeline.group",
     "Journal": "channel.journal",
     "JsonLines": "pipeline.sink",
@@ -48,12 +52,15 @@ _HOMES = {
     "Report": "outcome",
     "Restart": "pipeline.restart",
     "Retry": "pipeline.retry",
+    "Server": "servers.server",
+    "Session": "servers.session",
     "Shared": "channel.state",
     "Task": "pipeline.task",
     "arun": "pipeline.verbs",
     "map": "pipeline.verbs",
     "measure": "lanes.choose",
     "run": "pipeline.verbs",
+    "serve": "servers.server",
 }
 
 

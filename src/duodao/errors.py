@@ -10,6 +10,7 @@ DuodaoError
   Broken                             the world broke it
     WorkerDied                         a worker process ended inside an item (signal, os._exit, out of memory)
     CallExited                         the function called sys.exit() or raised what else ends programs
+    CommandFailed                      a program ended with an error, was stopped, or answered what isn't its protocol
     RemoteError                        an exception that can't travel between processes; its text is here
     NotPicklable                       a function, input or result that can't travel between processes
     SetupFailed                        a factory of `setup=` failed; the run ends
@@ -138,6 +139,27 @@ def _rebuild_died(message: str, exitcode: int, deaths: int) -> WorkerDied:
 
 class CallExited(Broken):
     """The function raised SystemExit, KeyboardInterrupt or GeneratorExit: that ends its item, not your program."""
+
+
+class CommandFailed(Broken):
+    """A program ended with an error, was stopped, or answered what isn't its protocol.
+
+    `exitcode`: as `subprocess` counts it, negative for a signal; None: it still ran. `stdout`, `stderr`: the ends of
+    what it had said, bytes, 64 kB of each at most.
+    """
+
+    def __init__(self, message: str, *, exitcode: int | None = None, stdout: bytes = b"", stderr: bytes = b"") -> None:
+        super().__init__(message)
+        self.exitcode = exitcode
+        self.stdout = stdout
+        self.stderr = stderr
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_failed, (self.args[0], self.exitcode, self.stdout, self.stderr)
+
+
+def _rebuild_failed(message: str, exitcode: int | None, stdout: bytes, stderr: bytes) -> CommandFailed:
+    return CommandFailed(message, exitcode=exitcode, stdout=stdout, stderr=stderr)
 
 
 class RemoteError(Broken):

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from duodao.errors import CallExited
 from duodao.lanes.foreign import arguments
 
-LANES = ("auto", "inline", "thread", "process", "coroutine")
+LANES = ("auto", "inline", "thread", "process", "coroutine", "greenlet", "command")
 """The names users write."""
 
 PROMPT = 0.020

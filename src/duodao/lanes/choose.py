@@ -32,6 +32,32 @@ def nested() -> bool:
     return owner.isdigit() and int(owner) != os.getpid()
 
 
+LEVELS = {
+    "thread": "(processes, threads)",
+    "coroutine": "(processes, coroutines) or (processes, threads, coroutines)",
+    "greenlet": "(processes, greenlets)",
+}
+"""Lanes that can be nested in processes, and what each number of `workers=(...)` is the width of."""
+
+
+def check_width(lane: str, workers: object) -> int | tuple[int, ...] | None:
+    """What `workers=` means for that lane. Raises UsageError that says what is valid."""
+    if workers is None or _width(workers):
+        return workers  # type: ignore[return-value]
+    if not isinstance(workers, tuple) or not all(map(_width, workers)):
+        raise UsageError(f"workers={workers!r}: a whole number from 1, or None for the lane's default, is needed")
+    if lane not in LEVELS:
+        nested = "; ".join(f"lane={name!r}: {levels}" for name, levels in LEVELS.items())
+        raise UsageError(f"workers={workers!r}: lane={lane!r} has one width; a width per level goes with {nested}")
+    if not 2 <= len(workers) <= (3 if lane == "coroutine" else 2):
+        raise UsageError(f"workers={workers!r}: lane={lane!r} takes {LEVELS[lane]}")
+    return workers
+
+
+def _width(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def default_workers(lane: str, inside: bool | None = None) -> int:
     """How many calls a lane has in flight when `workers=` doesn't say. inside: a worker of ours; None asks `nested()`.
 
@@ -41,6 +67,8 @@ def default_workers(lane: str, inside: bool | None = None) -> int:
     | process   | cpus()              | 1                   | a core runs one call; siblings use the other cores |
     | thread    | min(64, 8 x cpus()) | 8                   | for calls that wait: 8 fill a core at 12 % CPU     |
     | coroutine | 1000                | 1000/cpus(), min 10 | under the usual limit of 1024 descriptors          |
+    | greenlet  | 1000, in 1 process  | as coroutine        | as coroutine                                       |
+    | command   | cpus()              | 1                   | a program computes until it is known better        |
 
     `auto` takes the width of the lane it chooses, up to 64 threads where calls wait most of their time. Source: M30.
     """
@@ -50,6 +78,8 @@ def default_workers(lane: str, inside: bool | None = None) -> int:
         "process": (cpus, 1),
         "thread": (min(64, 8 * cpus), 8),
         "coroutine": (1000, max(10, 1000 // cpus)),
+        "greenlet": (1000, max(10, 1000 // cpus)),
+        "command": (cpus, 1),
     }[lane]
     return within if (nested() if inside is None else inside) else top
 
@@ -57,12 +87,14 @@ def default_workers(lane: str, inside: bool | None = None) -> int:
 def make(
     name: str,
     work: Work,
-    workers: int | None = None,
+    workers: int | tuple[int, ...] | None = None,
     loop: asyncio.AbstractEventLoop | None = None,
     idle: float | None = None,
 ) -> Lane:
-    """The lane of that name for that work. workers: None for the lane's default. idle: seconds until a thread or
-    process without work is let go, None for as long as the lane is open.
+    """The lane of that name for that work.
+
+    workers: None for the lane's default; several: a width per level. idle: seconds until a thread or process without
+    work is let go, None for as long as the lane is open.
 
     Raises UsageError for a name that doesn't exist, and for a lane that can't run such a function; it says which can.
     """
@@ -76,7 +108,9 @@ def make(
         raise UsageError(
             f"{work.name} is a plain function and would block the loop: use lane='thread', or make it async"
         )
+    workers = check_width(name, workers)
     if name == "auto":
+        assert not isinstance(workers, tuple)
         return Auto(work, workers, loop)
     return _fixed(name, work, workers or default_workers(name), loop, idle)
 
@@ -84,10 +118,21 @@ def make(
 def _fixed(
     name: str,
     work: Work,
-    workers: int,
+    workers: int | tuple[int, ...],
     loop: asyncio.AbstractEventLoop | None = None,
     idle: float | None = None,
 ) -> Lane:
+    if isinstance(workers, tuple) or name == "greenlet":
+        from duodao.children import guard
+
+        guard.ensure()
+        from duodao.lanes.nested import Nested
+
+        return Nested(name, work, workers if isinstance(workers, tuple) else (1, workers))
+    if name == "command":
+        from duodao.lanes.command import Commands
+
+        return Commands(work, workers)
     if name == "inline":
         from duodao.lanes.inline import Inline
 

@@ -12,7 +12,9 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from duodao.errors import UsageError
 from duodao.lanes.base import LANES, Work
+from duodao.lanes.choose import check_width
 from duodao.lanes.foreign import add_note
+from duodao.lanes.program import Command, as_command
 from duodao.pipeline.rate import Rate, as_rates
 from duodao.pipeline.retry import NEVER, Retry, as_retry
 
@@ -20,21 +22,22 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 
-LaneName = Literal["auto", "inline", "thread", "process", "coroutine"]
+LaneName = Literal["auto", "inline", "thread", "process", "coroutine", "greenlet", "command"]
 Errors = Literal["raise", "collect"]
 
 
 class StageOptions(TypedDict, total=False):
     """How one function runs; options of map, run, Pipeline and then. Declared once, here.
 
-    lane: "auto" measures. workers: calls in flight at most, from 1 (None: the lane's default). retries: a number or a
-    Retry. timeout: seconds per attempt. rate: calls per second, a Rate, or several. common: keyword arguments of every
-    call. setup: name -> factory of a context manager, opened once per worker. star: tuple inputs become arguments.
-    seed: makes random results depend on it and the input alone. max_memory: bytes of one worker.
+    lane: "auto" measures. workers: calls in flight at most, from 1 (None: the lane's default), or a width per level,
+    (processes, threads) on lane="thread" and so on. retries: a number or a Retry. timeout: seconds per attempt. rate:
+    calls per second, a Rate, or several. common: keyword arguments of every call. setup: name -> factory of a context
+    manager, opened once per worker. star: tuple inputs become arguments. seed: makes random results depend on it and
+    the input alone. max_memory: bytes of one worker.
     """
 
     lane: LaneName
-    workers: int | None
+    workers: int | tuple[int, ...] | None
     retries: int | Retry
     timeout: float | None
     rate: float | Rate | Sequence[float | Rate] | None
@@ -51,7 +54,7 @@ class Stage:
 
     work: Work
     lane: str = "auto"
-    workers: int | None = None
+    workers: int | tuple[int, ...] | None = None
     retry: Retry = NEVER
     rates: tuple[Rate, ...] = ()
 
@@ -142,14 +145,17 @@ def make_stage(function: Any, options: Mapping[str, Any]) -> Stage:
     for name in options:
         if name not in STAGE_OPTIONS:
             raise unknown_option(name, STAGE_OPTIONS)
-    if not callable(function):
-        raise UsageError(f"a function is needed, not {function!r}")
     lane = options.get("lane", "auto")
     if lane not in LANES:
         raise UsageError(f"lane={lane!r}: there is no such lane (valid: {', '.join(LANES)})")
-    workers = options.get("workers")
-    if workers is not None and (not _whole(workers) or workers < 1):
-        raise UsageError(f"workers={workers!r}: a whole number from 1, or None for the lane's default, is needed")
+    if lane == "command":
+        function = as_command(function)
+    elif isinstance(function, Command):
+        raise UsageError(f"a Command runs on lane='command', not {lane!r}")
+    elif not callable(function):
+        hint = "; a program runs on lane='command'" if isinstance(function, (str, list, tuple)) else ""
+        raise UsageError(f"a function is needed, not {function!r}{hint}")
+    workers = check_width(lane, options.get("workers"))
     timeout, memory, seed = options.get("timeout"), options.get("max_memory"), options.get("seed")
     if timeout is not None and not _positive(timeout):
         raise UsageError(f"timeout={timeout!r}: seconds over 0, or None, are needed")
@@ -164,7 +170,7 @@ def make_stage(function: Any, options: Mapping[str, Any]) -> Stage:
         if name in common:
             raise UsageError(f"{name!r} is given by both common= and setup=")
     star, is_async = bool(options.get("star", False)), _is_async(function)
-    rng = _check_signature(function, star, [*common, *setup])
+    rng = lane != "command" and _check_signature(function, star, [*common, *setup])
     _check_fit(lane, function, is_async=is_async, rng=rng, options=options)
     work = Work(function, _name(function), star, common, setup, seed, timeout, memory, is_async, wants_rng=rng)
     return Stage(work, lane, workers, as_retry(options.get("retries", 0)), as_rates(options.get("rate")))
@@ -172,6 +178,11 @@ def make_stage(function: Any, options: Mapping[str, Any]) -> Stage:
 
 def _check_fit(lane: str, function: Any, *, is_async: bool, rng: bool, options: Mapping[str, Any]) -> None:
     name = _name(function)
+    if lane == "command":
+        for option in ("common", "setup", "seed", "max_memory", "star"):
+            if options.get(option):
+                raise UsageError(f"{option}= is for functions, and lane='command' runs a program")
+        return
     if is_async and lane not in ("auto", "coroutine"):
         raise UsageError(f"{name} is an async function: it runs on lane='coroutine', not {lane!r}")
     if not is_async and lane == "coroutine":
@@ -180,7 +191,7 @@ def _check_fit(lane: str, function: Any, *, is_async: bool, rng: bool, options: 
         raise UsageError("lane='inline' can't stop a call: timeout= needs lane='process', 'thread' or 'coroutine'")
     if options.get("max_memory") is not None and lane not in ("auto", "process"):
         raise UsageError(f"max_memory= needs workers that can be ended alone: lane='process', not {lane!r}")
-    if options.get("seed") is not None and not rng and (lane in ("thread", "coroutine") or is_async):
+    if options.get("seed") is not None and not rng and (lane in ("thread", "coroutine", "greenlet") or is_async):
         raise UsageError(
             f"seed= on lane={lane!r}: calls of one process share one random state; give {name} a parameter rng "
             "(it gets a random.Random of its own) or use lane='process'"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from duodao.errors import UsageError
+from duodao.lanes.program import Command
 from duodao.outcome import Outcome, Report
 from duodao.pipeline.runs import Map, displays, plan
 from duodao.pipeline.stages import Errors, Pipeline, StageOptions
@@ -46,6 +47,22 @@ def map(
 def map(
     work: Pipeline[A, R], inputs: Inputs[A], *, errors: Literal["raise"] = ..., **options: Unpack[RunOptions]
 ) -> Map[R]: ...
+@overload
+def map(
+    work: str | Sequence[str] | Command,
+    inputs: Inputs[Any],
+    *,
+    errors: Literal["collect"],
+    **options: Unpack[RunOptions],
+) -> Map[Outcome[Any]]: ...
+@overload
+def map(
+    work: str | Sequence[str] | Command,
+    inputs: Inputs[Any],
+    *,
+    errors: Literal["raise"] = ...,
+    **options: Unpack[RunOptions],
+) -> Map[Any]: ...
 @overload
 def map(
     work: Callable[[A], Awaitable[R]], inputs: Inputs[A], *, errors: Literal["collect"], **options: Unpack[RunOptions]
@@ -89,9 +106,10 @@ def map(
 def map(work: Any, inputs: Any, **options: Any) -> Map[Any]:
     """Call `work` with every input; iterate over the results, in order, as they are ready.
 
-    work: a plain or async function of one argument, or a Pipeline. inputs: any iterable, endless ones included; async
-    ones with `async for`. Options: RunOptions. errors="raise" raises the first failure at its place, the user's own
-    exception with a note that says which input; errors="collect" yields an Outcome per input in place of values.
+    work: a plain or async function of one argument, a Pipeline, or with lane="command" a program. inputs: any iterable,
+    endless ones included; async ones with `async for`. Options: RunOptions. errors="raise" raises the first failure at
+    its place, the user's own exception with a note that says which input; errors="collect" yields an Outcome per input
+    in place of values.
     Returns a Map, which starts when its first result is asked for.
     Raises UsageError for a wrong option, before anything starts; TooManyFailures; SetupFailed; JournalError.
     Source: M3, M5, M22, M44, M45.
