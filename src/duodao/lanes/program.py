@@ -54,7 +54,8 @@ class Command:
         return tuple(self.argv)
 
     @property
-    def __qualname__(self) -> str:  # what reports call the stage
+    def name(self) -> str:
+        """What reports call the stage."""
         return os.path.basename(self.words[0])
 
 

@@ -93,6 +93,8 @@ def unknown_option(name: str, valid: Sequence[str]) -> UsageError:
 
 
 def _name(function: Any) -> str:
+    if isinstance(function, Command):
+        return function.name
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__qualname__", None) or type(function).__qualname__
