@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 import threading
 import time
@@ -64,6 +65,14 @@ def need(found: object, what: str) -> None:
     if found:
         return
     give_up(f"{what} is missing")
+
+
+def program(name: str) -> str:
+    """Path of a program that a test needs. Debian has servers in /usr/sbin, which a user's PATH may leave out."""
+    found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
+    need(found, name)
+    assert found is not None
+    return found
 
 
 def need_cpython(found: object) -> None:
