@@ -17,11 +17,7 @@ Races closed:
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-import select
-import threading
 from collections import deque
 from time import monotonic
 from typing import Any
@@ -29,6 +25,7 @@ from typing import Any
 from duodao.errors import Broken, Closed, DuodaoError, NotPicklable
 from duodao.lanes import deadlines, verdict
 from duodao.lanes.base import Batch, Deliver, Result, Work
+from duodao.lanes.dispatcher import Dispatcher
 from duodao.lanes.fleet import FLEET
 from duodao.lanes.incoming import Incoming
 from duodao.lanes.launch import Launch
@@ -38,10 +35,9 @@ BARREN = 3
 """So many workers in a row may die before their first item, or outside of any, until the run ends."""
 _SOON = 0.002
 """Seconds until a worker that was reading is asked again."""
-_BUFFER = 256 << 10
 
 
-class Processes:
+class Processes(Dispatcher):
     """Calls run in up to `workers` processes. idle: seconds until one without work is let go, None for as long as the
     lane is open."""
 
@@ -51,25 +47,17 @@ class Processes:
     singly = False
 
     def __init__(self, work: Work, workers: int, idle: float | None = None, **_: Any) -> None:
+        super().__init__(Incoming(self))
         self.workers = self._limit = workers
         self._work = work
         self._idle = idle
         self._launch: Launch | None = None
-        self._lock = threading.Lock()
-        self._links: list[Link] = []
-        self._unborn: deque[Link] = deque()
-        self._ended: deque[Link] = deque()
         self._waiting: deque[tuple[Batch, Deliver, range]] = deque()
         self._seq = itertools.count(1)
         self._again: float | None = None
         self._pause = _SOON
         self._barren = 0
         self._fatal: BaseException | None = None
-        self._closing: float | None = None
-        self._thread: threading.Thread | None = None
-        self._wake_r = self._wake_w = -1
-        self._buffer = bytearray(_BUFFER)
-        self._incoming = Incoming(self)
 
     def start(self, batch: Batch, deliver: Deliver) -> None:
         """Hand a batch to the least loaded worker. Never blocks."""
@@ -134,15 +122,8 @@ class Processes:
         """End the run: idle workers go to the fleet, busy ones have `grace` seconds. Idempotent; waits for it all."""
         with self._lock:
             self._waiting.clear()
-            until = monotonic() + max(grace, 0.0)
-            self._closing = until if self._closing is None else min(self._closing, until)
-        thread = self._thread
-        if thread is None:
-            self._release_common()
-        elif thread is not threading.current_thread():
-            self._wake()
-            with contextlib.suppress(RuntimeError):  # Ctrl-C came before it had started; it ends by itself if it does
-                thread.join()
+            self._close_at(grace)
+        self._await_end()
 
     # Workers
 
@@ -171,18 +152,6 @@ class Processes:
         self._send_launch(link)
         return link
 
-    def _on_exit(self, link: Link) -> None:
-        self._ended.append(link)
-        self._wake()
-
-    def _fork(self) -> None:
-        while self._unborn:
-            link = self._unborn.popleft()
-            try:
-                link.fork()
-            except (OSError, DuodaoError) as error:
-                self._not_started(link, error)
-
     def _not_started(self, link: Link, error: Exception) -> None:
         """Fewer workers than asked for will do; none is the end."""
         with self._lock:
@@ -209,89 +178,13 @@ class Processes:
         elif lease.done < lease.count:
             verdict.lost(lease)
 
-    def _ensure_thread(self) -> None:
-        if self._thread is None:
-            self._wake_r, self._wake_w = os.pipe()
-            os.set_blocking(self._wake_r, False)
-            os.set_blocking(self._wake_w, False)
-            self._thread = threading.Thread(target=self._dispatch, name="duodao-process-lane", daemon=True)
-            self._thread.start()
+    def _tend(self) -> None:
+        deadlines.enforce(self._links, self._work)
+        deadlines.rest(self._links, self._idle)
+        self._share()
 
-    def _wake(self) -> None:
-        with self._lock:
-            if self._wake_w >= 0:
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self._wake_w, b"\0")
-
-    def _dispatch(self) -> None:
-        readers: dict[int, Link] = {}
-        writers: dict[int, Link] = {}
-        try:
-            while True:
-                self._feed()
-                self._fork()
-                self._attend(readers, writers)
-                for fd, _ in self._poll(readers, writers):
-                    if fd in readers:
-                        self._read(readers[fd])
-                    elif fd in writers:
-                        with self._lock:
-                            writers[fd].flush()
-                    else:
-                        with contextlib.suppress(BlockingIOError):
-                            os.read(self._wake_r, 4096)
-                while self._ended:
-                    self._bury(self._ended.popleft())
-                with self._lock:
-                    deadlines.enforce(self._links, self._work)
-                    deadlines.rest(self._links, self._idle)
-                    self._share()
-                if self._closing is not None and self._wind_up():
-                    return
-        except BaseException as error:  # a fault of ours: the run must end with it, not wait for ever
-            self.end(error)
-            while self._links:
-                link = self._links.pop()
-                link.kill("fault")
-                link.close()
-        finally:
-            self._release_common()
-            with self._lock:
-                os.close(self._wake_r)
-                os.close(self._wake_w)
-                self._wake_r = self._wake_w = -1
-
-    def _attend(self, readers: dict[int, Link], writers: dict[int, Link]) -> None:
-        readers.clear()
-        writers.clear()
-        with self._lock:
-            for link in self._links:
-                if not link.at_end:
-                    readers[link.input_fd] = link
-                if link.backlog:
-                    writers[link.output_fd] = link
-
-    def _poll(self, readers: dict[int, Link], writers: dict[int, Link]) -> list[tuple[int, int]]:
-        poller = select.poll()
-        for fd in (self._wake_r, *readers):
-            poller.register(fd, select.POLLIN)
-        for fd in writers:
-            poller.register(fd, select.POLLOUT)
-        with self._lock:
-            due = deadlines.due(self._links, self._work, self._closing, self._again, self._idle)
-        return poller.poll(None if due is None else min(max(0.0, (due - monotonic()) * 1000 + 1), 3_600_000))
-
-    def _read(self, link: Link) -> bool:
-        """Take what is there; False when there is nothing more."""
-        try:
-            for frame in link.reader.read():
-                self._incoming.take(link, frame)
-        except BlockingIOError:
-            return False
-        except EOFError:
-            link.at_end = True
-            return False
-        return True
+    def _due(self) -> float | None:
+        return deadlines.due(self._links, self._work, self._closing, self._again, self._idle)
 
     # What Incoming asks for
 
