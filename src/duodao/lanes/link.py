@@ -82,13 +82,22 @@ class Lease:
 
 
 class Link:
-    """One worker. notify: called with it, from the guard's thread, once its process has ended.
+    """One worker. notify: called with it, from the guard's thread, once its process has ended. entry: what it runs;
+    it is given the offset of its slot, and `more` after that.
 
     Broken where the descriptors don't suffice for one more.
     """
 
-    def __init__(self, notify: Callable[[Link], object], buffer: bytearray) -> None:
+    def __init__(
+        self,
+        notify: Callable[[Link], object],
+        buffer: bytearray,
+        entry: str = "duodao.lanes.worker:main",
+        more: str = "",
+    ) -> None:
         self.notify = notify
+        self._entry = entry
+        self._more = more
         self.leases: deque[Lease] = deque()
         self.child: Child | None = None
         self.offset = arena.get().slot()
@@ -148,9 +157,8 @@ class Link:
 
     def fork(self) -> None:
         """Start the process; takes some 2 ms. OSError, GuardDied as `guard.fork`."""
-        self.child = guard.fork(
-            "duodao.lanes.worker:main", arg=str(self.offset).encode(), fds=[self._tasks_r, self._results_w]
-        )
+        arg = f"{self.offset} {self._more}".encode()
+        self.child = guard.fork(self._entry, arg=arg, fds=[self._tasks_r, self._results_w])
         os.close(self._results_w)
         self._results_w = -1
         self.child.on_exit(lambda _: self.notify(self))

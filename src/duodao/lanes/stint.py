@@ -42,9 +42,13 @@ class Stint:
         """The callable of the loops; the first time it opens `setup=`. Raises SetupFailed."""
         if self._call is None:
             resources = self._open()
-            work = dataclasses.replace(self.work, common=self._common)
+            work = self.complete()
             self._call = bind(work, resources) if work.seed is None else bind_pairs(work, resources, reseeds=True)
         return self._call
+
+    def complete(self) -> Work:
+        """The work with what its calls share."""
+        return dataclasses.replace(self.work, common=self._common)
 
     def _open(self) -> dict[str, Any]:
         if not self.work.setup:

@@ -27,7 +27,7 @@ from duodao.pickling import shown as shown  # noqa: PLC0414
 HEAD = struct.Struct("<BBxxIIIQd")
 
 # To the worker.
-RUN, BATCH, OUTBOX, END = 1, 2, 3, 4
+RUN, BATCH, OUTBOX, END, CANCEL = 1, 2, 3, 4, 5
 # From the worker.
 READY, PART, UNREAD, UNLOADED, FATAL, REPLACE, OUTPUT, LOG, ENDED, RETURNED = range(10, 20)
 

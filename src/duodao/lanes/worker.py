@@ -12,7 +12,6 @@ import faulthandler
 import fcntl
 import gc
 import importlib
-import logging
 import os
 import pickle
 import random
@@ -28,8 +27,9 @@ from duodao.errors import SetupFailed
 from duodao.lanes import payload, wire
 from duodao.lanes.base import PROMPT
 from duodao.lanes.fleet import changed, is_own
-from duodao.lanes.forward import LineStream, LogHandler, apply_levels
+from duodao.lanes.forward import apply_levels
 from duodao.lanes.loops import FAST, Flusher, Job, Slot, run_apart, run_careful, run_fast
+from duodao.lanes.outlet import Outlet, packed
 from duodao.lanes.stint import Stint, unread
 from duodao.lanes.wire import CAREFUL, ITEMISED, LAST, Frame, Raised, dump_error, dumps
 
@@ -51,9 +51,7 @@ def main(arg: bytes, fds: list[int]) -> int:
 class _Worker:
     def __init__(self, slot: int, tasks: int, results: int) -> None:
         self._tasks = tasks
-        self._results = results
         self._slot = Slot(arena.get().view(slot, arena.SLOT))
-        self._writing = threading.Lock()
         self._flushing = threading.Lock()
         self._flusher = Flusher(self._look)
         self._born = _wall_ns()
@@ -61,18 +59,8 @@ class _Worker:
         self._kept: list[payload.Views] = []
         self._outbox: payload.Outbox | None = None
         self._run: Stint | None = None
-        self._streams = (LineStream(1, self._print), LineStream(2, self._print))
-        self._logs = LogHandler(self._log)
-        sys.stdout, sys.stderr = self._streams
-        os.register_at_fork(after_in_child=self._forked)
-
-    def _forked(self) -> None:
-        """A child of ours must neither hold our pipes open nor write frames of its own into them."""
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-        logging.root.removeHandler(self._logs)
-        for fd in (self._tasks, self._results):
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        self._outlet = Outlet(results, tasks)
+        self._send = self._outlet.send
 
     # Frames
 
@@ -92,8 +80,7 @@ class _Worker:
                 self._end()
         if self._run is not None:
             self._run.close()
-        for stream in self._streams:
-            stream.finish()
+        self._outlet.finish()
 
     def _read(self) -> Frame | None:
         if self._run is None:
@@ -109,22 +96,6 @@ class _Worker:
             with contextlib.suppress(OSError):
                 fcntl.lockf(self._tasks, fcntl.LOCK_UN)
 
-    def _send(self, kind: int, seq: int = 0, **fields: Any) -> None:
-        pieces: list[Any] = list(wire.parts(kind, seq, **fields))
-        with self._writing:
-            while pieces:
-                wrote = os.writev(self._results, pieces)
-                while pieces and wrote >= len(pieces[0]):
-                    wrote -= len(pieces.pop(0))
-                if wrote:
-                    pieces[0] = memoryview(pieces[0])[wrote:]
-
-    def _print(self, number: int, text: str) -> None:
-        self._send(wire.OUTPUT, number, body=text.encode("utf-8", "surrogatepass"))
-
-    def _log(self, record: bytes) -> None:
-        self._send(wire.LOG, body=record)
-
     # Runs
 
     def _begin(self, frame: Frame) -> None:
@@ -132,7 +103,7 @@ class _Worker:
         cwd, path, argv, environ, levels, common = frame.meta
         try:
             adopt(cwd, path, argv, environ)
-            apply_levels(levels, self._logs)
+            apply_levels(levels, self._outlet.logs)
             self._run = Stint(pickle.loads(frame.body), common)
         except Raised as error:
             self._send(wire.UNLOADED, body=dump_error(error))
@@ -150,8 +121,7 @@ class _Worker:
             gc.collect()
             self._kept = payload.release_all(self._kept, lambda _: None)
             clean = clean and not self._kept and (run is None or run.release())
-        for stream in self._streams:
-            stream.finish()
+        self._outlet.finish()
         modules = _own_modules()
         clean = clean and all(when < self._born for _, when in modules)
         self._send(wire.ENDED, meta=(clean, modules))
@@ -293,13 +263,7 @@ class _Worker:
         """The values pickled; when one can't be, each by itself, and the bad ones among the errors."""
         if job.itemised:
             return wire.plain(values), True, None
-        try:
-            body, large = payload.pack(values)
-        except Raised:
-            blobs, bad = wire.dump_each(values, "result")
-            errors.update({index: dump_error(error) for index, error in bad.items()})
-            return wire.plain(blobs), True, None
-        return body, False, large
+        return packed(values, errors)
 
     def _full(self) -> bool:
         """Does the worker hold more than `max_memory`? Looked at every 5 ms at most: reading it takes 10 us."""
