@@ -14,8 +14,8 @@ from collections import deque
 from time import monotonic
 
 from duodao.errors import DuodaoError
-from duodao.lanes.incoming import Incoming
 from duodao.lanes.link import Link
+from duodao.lanes.wire import Frame
 
 _BUFFER = 256 << 10
 
@@ -23,8 +23,7 @@ _BUFFER = 256 << 10
 class Dispatcher:
     """The workers of a lane, and the thread that attends to them."""
 
-    def __init__(self, incoming: Incoming) -> None:
-        self._incoming = incoming
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._links: list[Link] = []
         self._unborn: deque[Link] = deque()
@@ -37,6 +36,10 @@ class Dispatcher:
     # What the lane does
 
     def _feed(self) -> None:
+        raise NotImplementedError
+
+    def _take(self, link: Link, frame: Frame) -> None:
+        """Act on what a worker sent."""
         raise NotImplementedError
 
     def _tend(self) -> None:
@@ -170,7 +173,7 @@ class Dispatcher:
         """Take what is there; False when there is nothing more."""
         try:
             for frame in link.reader.read():
-                self._incoming.take(link, frame)
+                self._take(link, frame)
         except BlockingIOError:
             return False
         except EOFError:

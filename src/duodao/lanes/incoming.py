@@ -37,10 +37,8 @@ class Incoming:
         kind = frame.kind
         if kind == wire.PART:
             self._outcomes(link, frame)
-        elif kind == wire.OUTPUT:
-            forward.emit_output(frame.seq, str(frame.body, "utf-8", "surrogatepass"))
-        elif kind == wire.LOG:
-            _log(frame)
+        elif kind in (wire.OUTPUT, wire.LOG):
+            said_aside(frame)
         elif kind == wire.READY:
             link.ready = True
         elif kind == wire.UNREAD:
@@ -50,10 +48,8 @@ class Incoming:
         elif kind == wire.UNLOADED:
             self._host.unloaded(link, wire.load_error(bytes(frame.body)))
         elif kind == wire.FATAL:
-            error = SetupFailed(frame.meta)
-            error.__cause__ = wire.load_error(bytes(frame.body))
             link.retiring = True
-            self._host.end(error)
+            self._host.end(not_set_up(frame))
         elif kind == wire.REPLACE:
             link.retiring = True
         elif kind == wire.RETURNED:
@@ -94,18 +90,7 @@ class Incoming:
         where: tuple[int, list[payload.Place]] | None,
     ) -> Result:
         failures = {at: Failure(wire.load_error(blob)) for at, blob in errors.items()} if errors else {}
-        if frame.flags & ITEMISED:
-            values = _each(frame, failures)
-        else:
-            try:
-                values = pickle.loads(frame.body, buffers=payload.copies(where[1]) if where else ())
-            except BaseException as error:  # this thread has no Ctrl-C of its own: it is the object's
-                values = [None] * frame.number
-                if frame.number == 1:
-                    failures[0] = Failure(_unreadable(error))
-                else:  # run again with care, each is pickled by itself
-                    for at in range(frame.number):
-                        failures.setdefault(at, Failure(None, "lost"))
+        values = loaded(frame, failures, where)
         if each is not None:
             for at, failure in failures.items():
                 failure.seconds = each[at]
@@ -113,6 +98,22 @@ class Incoming:
         return Result(
             lease.batch, values, positions=positions, errors=failures or None, seconds=frame.seconds, each=each
         )
+
+
+def loaded(frame: Frame, failures: dict[int, Failure], where: tuple[int, list[payload.Place]] | None) -> list[Any]:
+    """The values of a PART; those that can't be unpickled here, or must be sent each by itself, are in `failures`."""
+    if frame.flags & ITEMISED:
+        return _each(frame, failures)
+    try:
+        values: list[Any] = pickle.loads(frame.body, buffers=payload.copies(where[1]) if where else ())
+    except BaseException as error:  # this thread has no Ctrl-C of its own: it is the object's
+        if frame.number == 1:
+            failures[0] = Failure(_unreadable(error))
+        else:  # run again with care, each is pickled by itself
+            for at in range(frame.number):
+                failures.setdefault(at, Failure(None, "lost"))
+        return [None] * frame.number
+    return values
 
 
 def _each(frame: Frame, failures: dict[int, Failure]) -> list[Any]:
@@ -132,6 +133,21 @@ def _unreadable(error: BaseException) -> RemoteError:
     wrapped = RemoteError(f"the result can't be unpickled here ({said(error)})", type(error).__name__)
     wrapped.__cause__ = error
     return wrapped
+
+
+def said_aside(frame: Frame) -> None:
+    """A worker's output or log record, for the caller's streams or loggers."""
+    if frame.kind == wire.OUTPUT:
+        forward.emit_output(frame.seq, str(frame.body, "utf-8", "surrogatepass"))
+    else:
+        _log(frame)
+
+
+def not_set_up(frame: Frame) -> SetupFailed:
+    """The error of a FATAL frame."""
+    error = SetupFailed(frame.meta)
+    error.__cause__ = wire.load_error(bytes(frame.body))
+    return error
 
 
 def _log(frame: Frame) -> None:

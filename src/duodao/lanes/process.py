@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
@@ -47,12 +48,13 @@ class Processes(Dispatcher):
     singly = False
 
     def __init__(self, work: Work, workers: int, idle: float | None = None, **_: Any) -> None:
-        super().__init__(Incoming(self))
+        super().__init__()
+        self._take = Incoming(self).take  # type: ignore[method-assign]
         self.workers = self._limit = workers
         self._work = work
         self._idle = idle
         self._launch: Launch | None = None
-        self._waiting: deque[tuple[Batch, Deliver, range]] = deque()
+        self._waiting: deque[tuple[Batch, Deliver, Sequence[int]]] = deque()
         self._seq = itertools.count(1)
         self._again: float | None = None
         self._pause = _SOON
@@ -88,7 +90,9 @@ class Processes(Dispatcher):
         if waits:
             self._wake()
 
-    def _pack(self, batch: Batch, deliver: Deliver, span: range | None = None) -> Lease | list[range] | None:
+    def _pack(
+        self, batch: Batch, deliver: Deliver, span: Sequence[int] | None = None
+    ) -> Lease | list[Sequence[int]] | None:
         return verdict.pack(batch, deliver, next(self._seq), self._work, span)
 
     def _feed(self) -> None:

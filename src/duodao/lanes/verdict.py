@@ -10,13 +10,16 @@ from duodao.lanes.base import Batch, Deliver, Failure, Result, Work
 from duodao.lanes.link import Lease, Link
 
 
-def pack(batch: Batch, deliver: Deliver, seq: int, work: Work, span: range | None = None) -> Lease | list[range] | None:
+def pack(
+    batch: Batch, deliver: Deliver, seq: int, work: Work, span: Sequence[int] | None = None, *, splits: bool = False
+) -> Lease | list[Sequence[int]] | None:
     """The batch, or the `span` of its positions, as a lease with its frame.
 
     Items that can't be pickled are delivered as failures; None when all are such. Positions in several spans when the
-    items are too large to travel together: they are then packed as workers come to them.
+    items of a batch, or with `splits` of a span, are too large to travel together: they are then packed as workers come
+    to them.
     """
-    items = batch.items if span is None else batch.items[span.start : span.stop]
+    items = batch.items if span is None else [batch.items[at] for at in span]
     if not items:
         deliver(Result(batch, []))
         return None
@@ -39,8 +42,8 @@ def pack(batch: Batch, deliver: Deliver, seq: int, work: Work, span: range | Non
         if not blobs:
             return None
         body = wire.plain(blobs)
-    elif large is not None and span is None and large.size > payload.SPAN and len(items) > 1:
-        return _spans(len(items), large.size)
+    elif large is not None and (span is None or splits) and large.size > payload.SPAN and len(items) > 1:
+        return _spans(range(len(items)) if span is None else span, large.size)
     count = len(items) - len(bad)
     lease = Lease(batch, deliver, seq, positions, count)
     piece: int | None = None
@@ -70,10 +73,10 @@ def _without(
     return [blobs[at] for at in kept], [every[at] for at in kept]
 
 
-def _spans(count: int, size: int) -> list[range]:
-    """Spans of about payload.SPAN bytes, at least one item in each."""
-    length = max(1, count * payload.SPAN // size)
-    return [range(first, min(first + length, count)) for first in range(0, count, length)]
+def _spans(places: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Spans of about payload.SPAN bytes, at least one item in each, and fewer than all."""
+    length = max(1, min(len(places) - 1, len(places) * payload.SPAN // size))
+    return [places[first : first + length] for first in range(0, len(places), length)]
 
 
 def _ids(batch: Batch, positions: Sequence[int] | None) -> tuple[int, int, int] | list[int]:

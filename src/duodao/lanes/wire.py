@@ -29,7 +29,7 @@ HEAD = struct.Struct("<BBxxIIIQd")
 # To the worker.
 RUN, BATCH, OUTBOX, END, CANCEL = 1, 2, 3, 4, 5
 # From the worker.
-READY, PART, UNREAD, UNLOADED, FATAL, REPLACE, OUTPUT, LOG, ENDED, RETURNED = range(10, 20)
+READY, PART, UNREAD, UNLOADED, FATAL, REPLACE, OUTPUT, LOG, ENDED, RETURNED, NOTICE = range(10, 21)
 
 ITEMISED = 1
 """Flag: the body is a list of pickles, one per item, so that one bad item harms no other and a death names it."""
