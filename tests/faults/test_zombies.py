@@ -28,9 +28,10 @@ def zombies(parents):
 
 
 def waits_for_a_cpu(pid):
-    """True while the process is runnable: on a busy machine it may know what to do and have no turn yet."""
+    """True while the process, or the one it spawns and waits for (D), is runnable: on a busy machine it may know what
+    to do and have no turn yet."""
     with open(f"/proc/{pid}/stat", "rb") as file:
-        return file.read().rpartition(b")")[2].split()[0] == b"R"
+        return file.read().rpartition(b")")[2].split()[0] in (b"R", b"D")
 
 
 class Watch(threading.Thread):

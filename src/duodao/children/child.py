@@ -64,6 +64,8 @@ class Child:
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[Child], object]] = []
+        self.stop_signal = 0  # the last that stopped it, for `on_stop`
+        self.stop_callbacks: list[Callable[[Child], object]] = []
 
     def __repr__(self) -> str:
         state = "running" if self._code is None else f"ended with {self._code}"
@@ -88,6 +90,16 @@ class Child:
         if self._code is None:
             self._keeper.signal(self.pid, int(signal.SIGINT))
 
+    def suspend(self) -> None:
+        """Stop it and its process group until `resume`; `on_stop` doesn't tell of that."""
+        if self._code is None:
+            self._keeper.signal(self.pid, int(signal.SIGSTOP))
+
+    def resume(self) -> None:
+        """Let it and its process group go on."""
+        if self._code is None:
+            self._keeper.signal(self.pid, int(signal.SIGCONT))
+
     def wait(self, timeout: float | None = None) -> int | None:
         """Its exit code once it has ended; None after `timeout` seconds. Never from an `on_exit` callback: it tells.
 
@@ -105,6 +117,16 @@ class Child:
                 self._callbacks.append(callback)
                 return
         callback(self)
+
+    def on_stop(self, callback: Callable[[Child], object]) -> None:
+        """Call `callback(child)` whenever a signal, `child.stop_signal`, stops it that `suspend` didn't send.
+
+        From the guard's reader thread. It stays stopped until it is sent SIGCONT; a program that reads the terminal
+        from the background does so for ever. Not where children are kept without a guard process (macOS).
+        """
+        self.stop_callbacks.append(callback)
+        if self.stop_signal:  # before this call; twice, if in this very moment
+            callback(self)
 
     def ended(self, code: int) -> list[Callable[[Child], object]]:
         """For the keeper: it has ended with `code`. Returns the callbacks that are now due."""

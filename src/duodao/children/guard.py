@@ -69,6 +69,7 @@ class _Home:
 
 _home = _Home()
 # Registered after that of lifeline.py, so its lock is the first taken before a fork, as everywhere else.
+assert lifeline
 os.register_at_fork(
     before=_home.before_fork,
     after_in_parent=_home.after_fork_in_parent,
@@ -168,29 +169,17 @@ def command(
     FileNotFoundError, PermissionError and so on, as subprocess raises them; GuardDied when the guard died meanwhile.
     """
     fields, given = _describe(argv, env, cwd, (stdin, stdout, stderr))
-    told, report = lifeline.private_pipe()  # private: a forked copy that held an end would keep us waiting for it
-    try:
-        for _ in range(_TRIES):
-            keeper = _home.get()
-            try:
-                child = keeper.start("exec", fields, [*given, report])
-            except Unanswered as error:
-                if keeper.broken:
-                    continue
-                raise GuardDied(f"the guard died as it started {argv[0]!r}; if that ran, it was ended") from error
-            except Lost:
+    for _ in range(_TRIES):
+        keeper = _home.get()
+        try:
+            return keeper.start("exec", fields, given)
+        except Unanswered as error:
+            if keeper.broken:
                 continue
-            lifeline.close_private(report)
-            try:
-                _raise_failure(told)
-            except BaseException:  # an interrupt: nobody will hold the program
-                child.kill()
-                raise
-            return child
-        raise GuardDied(f"the guard process died {_TRIES} times as {argv[0]!r} was started. {keeper.broken}".rstrip())
-    finally:
-        lifeline.close_private(report)
-        lifeline.close_private(told)
+            raise GuardDied(f"the guard died as it started {argv[0]!r}; if that ran, it was ended") from error
+        except Lost:
+            continue
+    raise GuardDied(f"the guard process died {_TRIES} times as {argv[0]!r} was started. {keeper.broken}".rstrip())
 
 
 def _describe(
@@ -221,16 +210,6 @@ def _describe(
 def _check(fds: Sequence[int]) -> None:
     if len(fds) > wire.FDS_AT_MOST:
         raise UsageError(f"{len(fds)} descriptors are more than the {wire.FDS_AT_MOST} that a child can be given")
-
-
-def _raise_failure(told: int) -> None:
-    """Wait for the exec: the pipe ends when it succeeds and says why when it does not."""
-    body = b""
-    while part := os.read(told, 65536):
-        body += part
-    if body:
-        code, text, what = wire.decode(body)
-        raise OSError(code, text, os.fsdecode(what))
 
 
 def shutdown() -> None:

@@ -118,12 +118,12 @@ class Lifeline:
             self._writer = -1
 
 
-def arm(reader: int) -> None:
-    """In the child, which leads its process group: from here on the group ends with the lifeline."""
+def arm(reader: int, group: int = 0) -> None:
+    """From here on the process group ends with the lifeline: that of the caller, who leads it, or the one given."""
     fcntl.fcntl(reader, _F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(reader, fcntl.F_SETOWN, -os.getpid())
+    fcntl.fcntl(reader, fcntl.F_SETOWN, -(group or os.getpid()))
     fcntl.fcntl(reader, fcntl.F_SETFL, fcntl.fcntl(reader, fcntl.F_GETFL) | os.O_ASYNC)
     poll = select.poll()
     poll.register(reader, 0)
     if poll.poll(0):  # dropped before it was armed, when the kernel had nobody to tell
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.killpg(group, signal.SIGKILL) if group else os.kill(os.getpid(), signal.SIGKILL)

@@ -53,7 +53,7 @@ class Link:
         self._children: dict[int, Child] = {}
         self._requests: dict[int, _Request] = {}
         self._numbers = itertools.count(1)
-        self._ended: deque[tuple[Child, int]] = deque()
+        self._news: deque[tuple[Child, int | None]] = deque()  # the exit code, or None: it was stopped
         self._lock = threading.Lock()  # of the fields above and below
         self._sending = threading.Lock()  # held while the socket is used or closed: else its number may be another's
         self._dead = False
@@ -164,25 +164,30 @@ class Link:
                     self._children[pid] = request.child
                     request.done.set()
         elif kind == "failed":
-            number, code, text = fields
+            number, code, text, *what = fields
             with self._lock:
                 request = self._requests.pop(number, None)
             if request is not None:
-                request.error = OSError(code, text)
+                request.error = OSError(code, text, *(os.fsdecode(name) for name in what if name is not None))
                 request.done.set()
+        elif kind == "stopped":
+            child = self._children.get(fields[0])
+            if child is not None:
+                child.stop_signal = fields[1]
+                self._news.append((child, None))
         elif kind == "ended":
             with self._lock:
                 known = [(self._children.pop(pid, None), code) for pid, code in fields[0]]
-            self._ended.extend((child, code) for child, code in known if child is not None)
+            self._news.extend((child, code) for child, code in known if child is not None)
         elif kind == "broken":
             self.broken = fields[0]
         return True
 
     def _announce(self) -> None:
-        """Tell of deaths, from a queue: a callback that forks reads on, and would nest without end."""
-        while self._ended:
-            child, code = self._ended.popleft()
-            for callback in child.ended(code):
+        """Tell of deaths and stops, from a queue: a callback that forks reads on, and would nest without end."""
+        while self._news:
+            child, code = self._news.popleft()
+            for callback in child.stop_callbacks if code is None else child.ended(code):
                 _call(callback, child)
 
     def _bury(self) -> None:
@@ -198,7 +203,7 @@ class Link:
             requests, self._requests = self._requests, {}
         if not self._stopping:
             self._kill(children)
-        self._ended.extend((child, -signal.SIGKILL) for child in children.values())
+        self._news.extend((child, -signal.SIGKILL) for child in children.values())
         for request in requests.values():
             request.error = Unanswered()
             request.done.set()

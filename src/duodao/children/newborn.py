@@ -1,4 +1,4 @@
-"""From the fork to the entry or the program: what a child of the guard does first.
+"""From the fork to the entry: what a worker does first.
 
 Order matters: it is armed before anything that may block, and it answers signals only when their meaning is set, since
 what was sent before would else be lost (the guard has them blocked, so they wait).
@@ -17,17 +17,15 @@ import traceback
 from typing import Any, NoReturn
 
 from duodao import arena
-from duodao.children import lifeline, reap, wire
+from duodao.children import lifeline
 from duodao.children.boot import GUARD_BLOCKS
 
-_PYTHON_HANDLES = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
-"""Signals that the interpreter ignores or catches: to a program they mean what they do by default."""
-_LINE_FD = 10  # high enough that no program expects something else there
+LINE_FD = 10  # high enough that no program expects something else there
 _ARENA_FD = 11
 _OOM_SCORE = 500  # of 1000: when memory ends the kernel picks a child before the program that can start another
 
 
-def live(kind: str, rest: list[Any], line: int, fds: list[int], memory: int) -> NoReturn:
+def live(rest: list[Any], line: int, fds: list[int], memory: int) -> NoReturn:
     """Be the child: its own group, armed, with its own descriptors and no others; then run what it is for."""
     try:
         os.setpgid(0, 0)
@@ -35,9 +33,7 @@ def live(kind: str, rest: list[Any], line: int, fds: list[int], memory: int) -> 
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         kept = _renumber(line, memory, fds)
-        _raise_oom_score()
-        if kind == "exec":
-            _execute(kept, *rest)
+        raise_oom_score()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to interpret
         signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARD_BLOCKS)
         work(kept, *rest)
@@ -58,18 +54,19 @@ def close_all_but(kept: set[int]) -> None:
 def _renumber(line: int, memory: int, fds: list[int]) -> list[int]:
     """Move our descriptors to their numbers and close all others: those of siblings, the supervisor's socket."""
     sources = [line, memory, *fds]
-    targets = range(_LINE_FD, _LINE_FD + len(sources))
+    targets = range(LINE_FD, LINE_FD + len(sources))
     free = max(*sources, targets[-1]) + 1
     lifted = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, free) for fd in sources]
     for source, target in zip(lifted, targets, strict=True):
-        os.dup2(source, target, inheritable=target == _LINE_FD)  # an exec'd program holds its lifeline, too
+        os.dup2(source, target, inheritable=target == LINE_FD)  # what it execs holds its lifeline, too
     close_all_but({0, 1, 2, *targets})
     arena.get().fd = _ARENA_FD
     return list(targets[2:])
 
 
-def _raise_oom_score() -> None:
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
+def raise_oom_score(pid: int | str = "self") -> None:
+    """When memory runs out, this process is ended before the program that can start another."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "r+") as file:
         if int(file.read()) < _OOM_SCORE:
             file.seek(0)
             file.write(str(_OOM_SCORE))
@@ -90,28 +87,6 @@ def work(fds: list[int], entry: str, arg: bytes) -> NoReturn:
         traceback.print_exc()
     finally:
         _leave(code)
-
-
-def _execute(
-    fds: list[int], argv: list[bytes], env: dict[bytes, bytes], cwd: bytes | None, streams: tuple[int, int, int]
-) -> NoReturn:
-    """Become the program. What goes wrong is told through the last descriptor, which a success closes."""
-    what: Any = cwd
-    try:
-        for target, place in enumerate(streams):
-            if place >= 0:
-                os.dup2(fds[place], target)
-        if cwd is not None:
-            os.chdir(cwd)
-        what = argv[0]
-        env[os.fsencode(reap.MARKER)] = os.environb[os.fsencode(reap.MARKER)]
-        for number in _PYTHON_HANDLES:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARD_BLOCKS)
-        os.execvpe(argv[0], argv, env)
-    except OSError as error:
-        os.write(fds[-1], wire.encode((error.errno, error.strerror, what)))
-        os._exit(127)
 
 
 def _exit_code(code: object) -> int:

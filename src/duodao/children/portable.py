@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from duodao import arena
 from duodao.children import boot, newborn, wire
 from duodao.children.child import Child
-from duodao.children.lifeline import Lifeline
+from duodao.children.lifeline import Lifeline, close_private, private_pipe
 from duodao.children.reap import MARKER
 
 if TYPE_CHECKING:
@@ -39,7 +39,24 @@ class Portable:
         self._children: dict[Child, threading.Thread] = {}
 
     def start(self, kind: str, fields: tuple[Any, ...], fds: Sequence[int]) -> Child:
-        """Start an interpreter that becomes the child."""
+        """Start an interpreter that becomes the child, or starts the program and stays as its parent."""
+        if kind == "fork":
+            return self._start(kind, fields, fds)
+        told, report = private_pipe()  # private: a forked copy that held an end would keep us waiting for it
+        try:
+            child = self._start(kind, fields, [*fds, report])
+            close_private(report)
+            try:
+                _raise_failure(told)
+            except BaseException:  # an interrupt: nobody will hold the program
+                child.kill()
+                raise
+            return child
+        finally:
+            close_private(report)
+            close_private(told)
+
+    def _start(self, kind: str, fields: tuple[Any, ...], fds: Sequence[int]) -> Child:
         line = Lifeline()
         child = Child(self, line)
         memory = arena.get().fd
@@ -97,6 +114,16 @@ class Portable:
             callback(child)
         with self._lock:
             self._children.pop(child, None)
+
+
+def _raise_failure(told: int) -> None:
+    """Wait for the program: the pipe ends when it runs, and says why when it can't."""
+    body = b""
+    while part := os.read(told, 65536):
+        body += part
+    if body:
+        code, text, what = wire.decode(body)
+        raise OSError(code, text, os.fsdecode(what))
 
 
 def main() -> NoReturn:

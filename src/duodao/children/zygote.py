@@ -1,7 +1,7 @@
 """What runs in the guard process: one thread that forks children, reaps them, and lets none of them outlive us.
 
-    supervisor ── requests, descriptors ──► guard ── fork ──► worker or program (own group, armed lifeline)
-               ◄── started, ended ────────        ◄─ SIGCHLD ── its children, and grandchildren it adopted
+    supervisor ── requests, descriptors ──► guard ── fork, spawn ──► worker or program (own group, armed lifeline)
+               ◄── started, stopped, ended         ◄──── SIGCHLD ─── its children, and grandchildren it adopted
 
 It waits in one poll: on the supervisor's socket and on the pipe that SIGCHLD writes to. It is a subreaper: whatever its
 children leave behind becomes its own child. At the end of the socket (the supervisor ended, or wants it so) it kills
@@ -11,6 +11,7 @@ Invariants:
   1. One thread, always: a fork of it is a clean process. A module that starts a thread is not preloaded.
   2. A child is reaped at once; before its number is given back, the rest of its process group is killed.
   3. `started` of a child goes out before its `ended`, and `ended` before the `started` of one with the same number.
+  4. `stopped` is told of every stop of a child but those the supervisor asked for, and never after its `ended`.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from collections import deque
 from typing import Any, NoReturn
 
 from duodao import arena
-from duodao.children import newborn, reap, wire
+from duodao.children import newborn, reap, spawning, wire
 from duodao.children.boot import ARENA_FD, SOCKET_FD
 
 _PR_SET_CHILD_SUBREAPER = 36
+_ENDS = (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
 
 
 def main() -> NoReturn:
@@ -70,6 +72,7 @@ class _Zygote:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._lines: dict[int, int] = {}  # child -> read end of its lifeline, which so outlasts the child's own copy
+        self._held: set[int] = set()  # those that were stopped because the supervisor said so
         self._outbox: deque[bytes] = deque()
         self._files: set[tuple[bytes, int, int]] = set()
         self._woken, self._waker = os.pipe()
@@ -128,7 +131,7 @@ class _Zygote:
         elif kind == "preload":
             self._import(*fields)
         else:
-            self._fork(kind, fields, fds)
+            (self._spawn if kind == "exec" else self._fork)(fields, fds)
         return True
 
     def _import(self, name: str) -> None:
@@ -143,7 +146,21 @@ class _Zygote:
         gc.collect()
         gc.freeze()
 
-    def _fork(self, kind: str, fields: list[Any], fds: list[int]) -> None:
+    def _spawn(self, fields: list[Any], fds: list[int]) -> None:
+        request, *rest = fields
+        line, *others = fds
+        try:
+            pid = spawning.spawn(line, others, *rest)
+        except OSError as error:
+            os.close(line)
+            self._post(("failed", request, error.errno, error.strerror, error.filename))
+        else:
+            self._lines[pid] = line
+            self._post(("started", request, pid))
+        for fd in others:
+            os.close(fd)
+
+    def _fork(self, fields: list[Any], fds: list[int]) -> None:
         request, *rest = fields
         line, *others = fds
         try:
@@ -154,7 +171,7 @@ class _Zygote:
         else:
             if pid == 0:
                 self._sock.detach()
-                newborn.live(kind, rest, line, others, ARENA_FD)
+                newborn.live(rest, line, others, ARENA_FD)
             with contextlib.suppress(OSError):  # the child has done so itself, and perhaps exec'd or ended since
                 os.setpgid(pid, pid)
             self._lines[pid] = line
@@ -174,17 +191,28 @@ class _Zygote:
         if pid in self._lines:  # not reaped, so the number is still its own
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, number)
+            if number == signal.SIGSTOP:
+                self._held.add(pid)
+            elif number == signal.SIGCONT:
+                self._held.discard(pid)
 
     def _reap(self) -> None:
         ended = []
         while True:
             try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 break
             if found is None:
                 break
             pid = found.si_pid
+            if found.si_code not in _ENDS:
+                with contextlib.suppress(ChildProcessError):  # looked at no more; it may go on, or end, meanwhile
+                    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG)
+                if pid in self._lines and pid not in self._held:
+                    self._post(("stopped", pid, found.si_status))
+                continue
+            self._held.discard(pid)
             line = self._lines.pop(pid, None)
             if line is not None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
