@@ -1,0 +1,88 @@
+"""The URLs of one crawl that wait for their turn, first in first out per host: in memory up to a limit, then on disk.
+
+The disk is SQLite's private temporary database: it has no name, and is gone when it is closed or the process dies.
+A million waiting URLs take some 40 MB here, whatever their number: LIMIT of them in memory.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+
+LIMIT = 100_000
+"""URLs in memory, of all hosts together."""
+REFILL = 500
+
+Waiting = tuple[str, int]
+"""(URL, depth)."""
+
+
+class Backlog:
+    """Not thread-safe: its frontier's lock is held around every call."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._held = 0
+        self._db: sqlite3.Connection | None = None
+
+    def line(self) -> Line:
+        """A new queue, for one host."""
+        return Line(self)
+
+    def close(self) -> None:
+        """Drop what waits. Idempotent."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _disk(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._db = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = OFF")
+            self._db.execute("PRAGMA synchronous = OFF")
+            self._db.execute("CREATE TABLE waiting (line INTEGER, id INTEGER, url TEXT, depth INTEGER,"
+                             " PRIMARY KEY (line, id)) WITHOUT ROWID")  # fmt: skip
+        return self._db
+
+
+class Line:
+    """One host's part. Once some of it is on disk, what comes goes there too, so that the order holds."""
+
+    def __init__(self, backlog: Backlog) -> None:
+        self._backlog = backlog
+        self._memory: deque[Waiting] = deque()
+        self._first = self._next = 0  # ids on disk: from first, up to next
+
+    def __len__(self) -> int:
+        return len(self._memory) + self._next - self._first
+
+    def put(self, entry: Waiting) -> None:
+        """At the end."""
+        shared = self._backlog
+        if self._next == self._first and shared._held < shared._limit:
+            shared._held += 1
+            self._memory.append(entry)
+            return
+        shared._disk().execute("INSERT INTO waiting VALUES (?, ?, ?, ?)", (id(self), self._next, *entry))
+        self._next += 1
+
+    def peek(self) -> Waiting | None:
+        """The first one, None when there is none."""
+        if not self._memory and self._next > self._first:
+            self._refill()
+        return self._memory[0] if self._memory else None
+
+    def pop(self) -> Waiting:
+        """Take the first one away."""
+        self.peek()
+        self._backlog._held -= 1
+        return self._memory.popleft()
+
+    def _refill(self) -> None:
+        disk, upto = self._backlog._disk(), min(self._first + REFILL, self._next)
+        where = (id(self), self._first, upto)
+        rows = disk.execute("SELECT url, depth FROM waiting WHERE line = ? AND id >= ? AND id < ? ORDER BY id", where)
+        self._memory.extend(rows)
+        disk.execute("DELETE FROM waiting WHERE line = ? AND id >= ? AND id < ?", where)
+        self._backlog._held += len(self._memory)
+        self._first = upto

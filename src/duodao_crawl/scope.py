@@ -1,0 +1,67 @@
+"""Which URLs belong to a crawl."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from duodao.errors import UsageError
+from duodao_crawl.canonical import origin
+
+SCOPES = ("host", "prefix", "domain", "any")
+
+
+class Scope:
+    """Says of a canonical URL whether it is followed.
+
+    kind: "host": same scheme, host and port as a seed; "prefix": below the folder of a seed; "domain": the host of a
+    seed and hosts below it; "any". include: one of these must be found in the URL; exclude: none of these.
+    """
+
+    def __init__(
+        self, seeds: Iterable[str], kind: str = "host", include: Sequence[str] = (), exclude: Sequence[str] = ()
+    ) -> None:
+        if kind not in SCOPES:
+            raise UsageError(f"scope={kind!r}: there is no such scope (valid: {', '.join(SCOPES)})")
+        seeds = list(seeds)
+        self._kind = kind
+        self._origins = frozenset(map(origin, seeds))
+        self._folders = tuple({seed.partition("?")[0].rpartition("/")[0] + "/" for seed in seeds})
+        self._hosts = frozenset(map(host, seeds))
+        self._include = _pattern("include", include)
+        self._exclude = _pattern("exclude", exclude)
+
+    def allows(self, url: str) -> bool:
+        """True for a URL that is followed."""
+        if not self._inside(url):
+            return False
+        if self._include is not None and not self._include.search(url):
+            return False
+        return self._exclude is None or not self._exclude.search(url)
+
+    def _inside(self, url: str) -> bool:
+        if self._kind == "host":
+            return origin(url) in self._origins
+        if self._kind == "prefix":
+            return url.startswith(self._folders)
+        if self._kind == "domain":
+            name = host(url)
+            return name in self._hosts or any(name.endswith(f".{known}") for known in self._hosts)
+        return True
+
+
+def host(url: str) -> str:
+    """The host's name in a canonical URL, without its port."""
+    name = origin(url).partition("://")[2]
+    return name.rpartition(":")[0] if name.rpartition(":")[2].isdigit() else name
+
+
+def _pattern(option: str, patterns: Sequence[str]) -> re.Pattern[str] | None:
+    if isinstance(patterns, str):
+        patterns = (patterns,)
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UsageError(f"{option}={pattern!r}: not a regular expression: {error}") from None
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns)) if patterns else None
