@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from duodao.lanes.base import Batch, Deliver, Failure, Result
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Flight:
@@ -67,4 +69,6 @@ class Hand:
             self.mercy.cancel()
             self.mercy = None
         if self.task is not None and self.task.uncancel():
-            raise asyncio.CancelledError
+            from asyncio import CancelledError  # not at the top: greenlets have flights, and no loop
+
+            raise CancelledError
