@@ -1,0 +1,270 @@
+"""What a server calls, checked, and where its calls run.
+
+    connection ──submit──► waiting ──► lane.start(batch, deliver) ──► collect (on the loop) ──► connection.settle
+               └─ inline: the function itself, on the loop, while measuring says that its calls are tiny
+
+Invariants:
+  1. At most `most` calls are waiting or running; a connection with more is held back and read on when there is room.
+  2. Every submitted call is settled once: with a reply or an error. Those of a connection that is gone aren't started.
+  3. All of it belongs to the loop's thread, but for `_deliver`, which only enqueues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from duodao.lanes.base import Batch, Failure, Lane, Result
+from duodao.lanes.choose import make
+from duodao.lanes.eventloop import post
+from duodao.servers.handler import Handler as Handler  # noqa: PLC0414 - who makes a Dispatch makes one
+
+if TYPE_CHECKING:
+    from duodao.servers.connection import Connection
+
+TINY = 100e-6
+"""Seconds per call under which a hand-over to another thread or process costs more than it gains."""
+SEEN = 5
+"""Calls that must have been measured before they are found tiny."""
+CHANCES = 3
+"""So often may inline calls hold the loop until they are kept off it for good: once may be the machine's doing."""
+_log = logging.getLogger("duodao.servers")
+
+
+class Call:
+    """One message on its way to a reply, or an error."""
+
+    __slots__ = ("connection", "done", "error", "message", "reply")
+
+    def __init__(self, connection: Connection, message: Any) -> None:
+        self.connection = connection
+        self.message = message
+        self.reply: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+
+
+class Dispatch:
+    """Where the calls of one process run. inline: the function when its calls run on the loop, else None.
+
+    lane, why: as figures show them.
+    """
+
+    def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop) -> None:
+        self._handler = handler
+        self._loop = loop
+        self.inline: Callable[[Any], Any] | None = None
+        self.lane, self.why = handler.lane, "it was asked for"
+        self._open: Lane | None = None
+        self._measuring = False
+        self._spent, self._count = 0.0, 0.0  # of what was measured
+        self._held = 0
+        self._waiting: deque[Call] = deque()
+        self._again: deque[Call] = deque()  # lost calls, run one by one
+        self._batches = self._items = 0  # out with the lane
+        self._ids = itertools.count()
+        self._asked = False
+        self._arrived: deque[Result] = deque()
+        self._rung = False
+        self._blocked: dict[Connection, None] = {}
+        self.most = 4 * max(256, handler.workers or 0)
+        self._begin()
+
+    # -- which lane ---------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        handler = self._handler
+        if handler.kind == "session":
+            self.lane, self.why = "coroutine", "a session is a coroutine of the server's own loop"
+        elif handler.lane == "inline":
+            self.inline = handler.work.function
+        elif handler.work.is_async:
+            self.lane, self.why = "coroutine", "it is an async function"
+            self._become(make("coroutine", handler.work, handler.workers, loop=self._loop))
+        elif handler.lane == "auto":
+            self._measure()
+        else:
+            self._become(make(handler.lane, handler.work, handler.workers))
+
+    def _become(self, lane: Lane) -> None:
+        self._open = lane
+        self.most = 4 * max(256, lane.workers)
+
+    def _measure(self) -> None:
+        self._measuring, self._spent, self._count = True, 0.0, 0
+        self.lane, self.why = "auto", "measuring the first calls"
+        self._become(make("auto", self._handler.work, self._handler.workers))
+
+    def _judge(self, result: Result) -> None:
+        """After each measured result: has `auto` chosen, and is it what a server needs?"""
+        if not result.errors:
+            self._spent += result.seconds
+            self._count += len(result.values)
+        lane: Any = self._open
+        if lane.name == "auto":
+            return
+        self._measuring = False
+        self.lane, self.why = lane.name, lane.why
+        tiny = self._count >= SEEN and self._spent / self._count < TINY
+        if self._held < CHANCES and (tiny or lane.name == "inline"):
+            self._go_inline(lane)
+        elif lane.name == "inline":
+            self.why = f"it held the event loop {self._held} times"
+            self._retire(lane)
+            self.lane = "thread"
+            self._become(make("thread", self._handler.work, self._handler.workers))
+        self.most = 4 * max(256, lane.workers)
+
+    def _go_inline(self, lane: Any) -> None:
+        from duodao.cost.advise import duration
+
+        if lane.name != "inline":
+            self.why = f"{duration(self._spent / self._count)} per call is less than handing it over would cost"
+        self.lane = "inline"
+        self.inline = self._handler.work.function
+
+    def held(self, seconds: float) -> None:
+        """An inline call has held the loop so long: say so, and measure anew where its calls should run."""
+        self._held += 1
+        name = self._handler.work.name
+        if self._handler.lane == "inline":
+            if self._held == 1:
+                _log.warning("%s held the event loop for %.0f ms: nobody else was served; "
+                             "lane='auto' would run it elsewhere", name, seconds * 1e3)  # fmt: skip
+            return
+        _log.warning("%s held the event loop for %.0f ms: its calls leave the loop and are measured again",
+                     name, seconds * 1e3)  # fmt: skip
+        self.inline = None
+        if self._open is not None:
+            self._retire(self._open)
+        self._measure()
+
+    def _retire(self, lane: Lane) -> None:
+        """Close a lane that gets no more calls, off the loop: closing may wait."""
+        self._loop.run_in_executor(None, lane.close, 0.0)
+
+    async def close(self, grace: float) -> None:
+        """End the lane; what has not come back by then never does."""
+        lane, self._open = self._open, None
+        self._waiting.clear()
+        self._again.clear()
+        if lane is None:
+            return
+        aclose = getattr(lane, "aclose", None)
+        if self._handler.work.is_async and aclose is not None:
+            await aclose(grace)
+        else:
+            await self._loop.run_in_executor(None, lane.close, grace)
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def room(self) -> bool:
+        """Whether calls are taken now; else `block` and be called back."""
+        return len(self._waiting) + self._items < self.most
+
+    def block(self, connection: Connection) -> None:
+        """Call its `go_on` when there is room."""
+        self._blocked[connection] = None
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Run them; each one's connection gets it back by `settle`."""
+        self._waiting += calls
+        if not self._asked:
+            self._asked = True
+            self._loop.call_soon(self._feed)
+
+    def _feed(self) -> None:
+        """Hand over what the lane has room for: once per turn of the loop, for all connections together."""
+        self._asked = False
+        lane = self._open
+        if lane is None:
+            return
+        while self._again and self._items < lane.workers:
+            self._hand_over(lane, [self._again.popleft()], careful=True)
+        while self._waiting:
+            if lane.singly:
+                size = lane.depth * lane.workers - self._items
+            elif self._batches < lane.depth * lane.workers:
+                size = self._size(lane)
+            else:
+                return
+            if size <= 0:
+                return
+            calls: list[Call] = []
+            while self._waiting and len(calls) < size:
+                call = self._waiting.popleft()
+                if not call.connection.lost:
+                    calls.append(call)
+            if calls:
+                self._hand_over(lane, calls)
+
+    def _size(self, lane: Lane) -> int:
+        """Calls for the next batch: `target` seconds of work, and no more than each worker's share."""
+        mean = self._spent / self._count if self._count else lane.target
+        return max(1, min(int(lane.target / max(mean, 1e-6)), -(-len(self._waiting) // lane.workers)))
+
+    def _hand_over(self, lane: Lane, calls: list[Call], *, careful: bool = False) -> None:
+        self._batches += 1
+        self._items += len(calls)
+        ids = [next(self._ids) for _ in calls]
+        batch = Batch(ids, [call.message for call in calls], careful=careful, attempt=2 if careful else 1, note=calls)
+        lane.start(batch, self._deliver)
+
+    def _deliver(self, result: Result) -> None:
+        self._arrived.append(result)
+        if not self._rung:  # `_collect` clears the flag before it reads the deque: nothing is left behind
+            self._rung = True
+            post(self._loop, self._loop.call_soon, self._collect)
+
+    def _collect(self) -> None:
+        self._rung = False
+        touched: dict[Connection, None] = {}
+        while self._arrived:
+            self._take(self._arrived.popleft(), touched)
+        for connection in touched:
+            connection.settle()
+        if self._waiting or self._again:
+            self._feed()
+        while self._blocked and self.room():
+            connection = next(iter(self._blocked))
+            del self._blocked[connection]
+            connection.go_on()
+
+    def _take(self, result: Result, touched: dict[Connection, None]) -> None:
+        for text in result.notices:
+            _log.warning("%s", text)
+        calls: list[Call | None] = result.batch.note
+        if result.fatal is not None:
+            positions: Sequence[int] = range(len(calls))
+            outcomes: list[Any] = []
+            errors = dict.fromkeys(positions, Failure(result.fatal))
+        else:
+            positions = range(len(calls)) if result.positions is None else result.positions
+            outcomes, errors = result.values, result.errors or {}
+            if self._measuring:
+                self._judge(result)
+            elif result.values:
+                self._spent, self._count = 0.9 * self._spent + result.seconds, 0.9 * self._count + len(result.values)
+        settled = False
+        for at, position in enumerate(positions):
+            call, calls[position] = calls[position], None
+            if call is None:
+                continue
+            settled = True
+            self._items -= 1
+            failure = errors.get(at)
+            if failure is not None and failure.kind == "lost":
+                self._again.append(call)
+                continue
+            if failure is None:
+                call.reply = outcomes[at]
+            else:
+                call.error = failure.error
+            call.done = True
+            touched[call.connection] = None
+        if settled and not any(calls):
+            self._batches -= 1

@@ -1,0 +1,297 @@
+"""A server from outside: start it, ask where it is, end it.
+
+Server ──► sockets ──┬─ processes = 1: a Worker on an event loop in a thread of the server's own
+                     └─ processes > 1: a Herd of processes, one socket each
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType, TracebackType
+from typing import Any, Protocol, Unpack
+
+from duodao.errors import Closed
+from duodao.lanes.eventloop import LoopThread
+from duodao.servers import tls
+from duodao.servers.figures import Figures
+from duodao.servers.handler import Handler
+from duodao.servers.options import Options, ServeOptions, check
+
+
+class Carrier(Protocol):
+    """What serves the sockets: Alone here, or herd.Herd. Its methods may be called from any thread."""
+
+    error: BaseException | None
+
+    def start(self) -> None:
+        """Returns when it accepts."""
+        ...
+
+    def pids(self) -> list[int]:
+        """Of the processes that serve."""
+        ...
+
+    def figures(self) -> list[Figures]:
+        """One per process."""
+        ...
+
+    def drain(self) -> None:
+        """End within options.grace; returns when it has."""
+        ...
+
+    def close(self) -> None:
+        """End now; returns when it has."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until it has ended."""
+        ...
+
+
+class Alone:
+    """Serves in this process, on an event loop in a thread of its own."""
+
+    def __init__(self, work: Any, options: Options, sockets: Sequence[socket.socket]) -> None:
+        from duodao.servers.entry import make_worker
+
+        self.error: BaseException | None = None
+        self._options = options
+        self._worker = make_worker(work, options, list(sockets))
+        self._thread: LoopThread | None = None
+        self._lock = threading.Lock()
+        self._ending = False
+        self._ended = threading.Event()
+        self._last: list[Figures] = []
+
+    def start(self) -> None:
+        """Returns when it accepts."""
+        self._thread = LoopThread()
+        try:
+            self._on_loop(self._worker.start)
+        except BaseException:
+            self._end()
+            raise
+
+    def pids(self) -> list[int]:
+        """This process."""
+        return [os.getpid()]
+
+    def figures(self) -> list[Figures]:
+        """Of this process; the last ones when it has ended."""
+        with contextlib.suppress(Closed):
+            self._last = [self._on_loop(self._look)]
+        return self._last
+
+    def drain(self) -> None:
+        """End within options.grace."""
+        self._finish(lambda: self._worker.drain(self._options.grace))
+
+    def close(self) -> None:
+        """End now. What is being drained is cut short."""
+        self._finish(self._worker.abort)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until it has ended."""
+        return self._ended.wait(timeout)
+
+    def _finish(self, how: Callable[[], Any]) -> None:
+        with self._lock:
+            first, self._ending = not self._ending, True
+        with contextlib.suppress(Closed):
+            self._on_loop(how)
+            if first:
+                self._last = [self._on_loop(self._look)]
+        if first:
+            self._end()
+        else:
+            self._ended.wait()
+
+    def _end(self) -> None:
+        if self._thread is not None:
+            self._thread.close(1.0)
+        self._ended.set()
+
+    async def _look(self) -> Figures:
+        return self._worker.figures()  # type: ignore[no-any-return]
+
+    def _on_loop(self, make: Callable[[], Any]) -> Any:
+        """What a coroutine on the server's loop returns or raises. Closed when there is no loop any more."""
+        if self._thread is None or self._ended.is_set():
+            raise Closed("the server has ended")
+        outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+        async def run() -> None:
+            try:
+                outcome.put((await make(), None))
+            except BaseException as error:
+                outcome.put((None, error))
+
+        asyncio.run_coroutine_threadsafe(run(), self._thread.loop)
+        value, error = outcome.get()
+        if error is not None:
+            raise error
+        return value
+
+
+class Server:
+    """A server of `work` at `address`; `with` starts it, and drains it at the end. Source: M27.
+
+    work: handler(bytes) -> bytes, handler(str) -> str (by annotation), async or not; None is no reply. Or an async
+    function of a Session. With http:// or https://: an ASGI or WSGI app, or handler(request) -> response.
+    address: "tcp://127.0.0.1:1688"; port 0 takes one that is free. options: see ServeOptions.
+
+    Raises UsageError for what can't be served; nothing listens then.
+    """
+
+    def __init__(self, work: Any, address: str, **options: Unpack[ServeOptions]) -> None:
+        self._work = work
+        self._options = check(address, dict(options))
+        self._carrier: Carrier | None = None
+        self._host, self._port = self._options.host, self._options.port
+        tls.check(self._options)
+        if self._options.scheme == "tcp":
+            Handler(work, self._options)
+
+    def start(self) -> Server:
+        """Accept connections; returns when it does. Raises Broken, naming the address, when it can't be bound."""
+        if self._carrier is not None:
+            raise Closed("a Server starts once: make another")
+        from duodao.servers import listening
+
+        listening.raise_limit()  # each connection is a descriptor
+        sockets = listening.open_all(self._options)
+        try:
+            self._port = sockets[0].getsockname()[1]
+            if self._options.processes > 1:
+                from duodao.servers.herd import Herd
+
+                carrier: Carrier = Herd(self._work, self._options, sockets)
+            else:
+                carrier = Alone(self._work, self._options, sockets)
+            self._carrier = carrier
+            carrier.start()
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        self._sockets = sockets
+        return self
+
+    @property
+    def address(self) -> str:
+        """Where it serves, with the real port."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{self._options.scheme}://{host}:{self._port}"
+
+    def pids(self) -> list[int]:
+        """The processes that serve."""
+        return self._started().pids()
+
+    def figures(self) -> list[Figures]:
+        """One per process; the last ones when it has ended."""
+        return self._started().figures()
+
+    def drain(self) -> None:
+        """Accept no more, answer what has come within `grace` seconds, tell sessions, close; returns when it is over."""
+        carrier = self._started()
+        carrier.drain()
+        self._close_sockets()
+
+    def close(self) -> None:
+        """End now: connections are cut, calls are not waited for."""
+        carrier = self._started()
+        carrier.close()
+        self._close_sockets()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until it has ended; False after `timeout` seconds. Raises what it has ended by, if not by drain or close."""
+        carrier = self._started()
+        ended = carrier.wait(timeout)
+        if carrier.error is not None:
+            raise carrier.error
+        return ended
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.drain()
+        else:
+            self.close()
+
+    def _started(self) -> Carrier:
+        if self._carrier is None:
+            raise Closed("the server has not been started")
+        return self._carrier
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+
+def serve(work: Any, address: str, **options: Unpack[ServeOptions]) -> list[Figures]:
+    """Serve until SIGTERM or SIGINT; then drain, and return the last figures. A second signal ends at once.
+
+    Arguments and errors: see Server. The signals are taken while it runs, if this is the main thread.
+    """
+    server = Server(work, address, **options)
+    inbox: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with _signals(inbox):
+        server.start()
+        waiter = _tell(inbox, server.wait)
+        ender: threading.Thread | None = None
+        while (said := inbox.get()) != "ended":
+            if ender is None:
+                ender = _tell(None, server.drain)
+            elif said == "signal":
+                server.close()
+        for thread in (waiter, ender):
+            if thread is not None:
+                thread.join()
+    server.close()
+    server.wait(0)
+    return server.figures()
+
+
+def _tell(inbox: queue.SimpleQueue[str] | None, call: Callable[[], Any]) -> threading.Thread:
+    """Run a call that waits in a thread, and say when it is over."""
+
+    def run() -> None:
+        try:
+            with contextlib.suppress(Exception):  # asked for again by who started it
+                call()
+        finally:
+            if inbox is not None:
+                inbox.put("ended")
+
+    thread = threading.Thread(target=run, name="duodao-serve", daemon=True)
+    thread.start()
+    return thread
+
+
+@contextlib.contextmanager
+def _signals(inbox: queue.SimpleQueue[str]) -> Iterator[None]:
+    """SIGTERM and SIGINT become entries of `inbox` (its `put` may interrupt its `get`: it is written for that)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        inbox.put("signal")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
