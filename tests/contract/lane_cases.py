@@ -27,7 +27,7 @@ class Case:
     """A lane under test. loops: names of the functions whose frame calls the user's function.
 
     blocking: `start` returns when the batch has ended. remote: errors are copies, and workers are kept after `close`.
-    stops: `cancel` ends a running call. cuts: `cancel` keeps the rest of a batch that has begun from running.
+    stops: `cancel` ends a running call. polls: a read of a file stops all of its calls: they wait in `select`. cuts: `cancel` keeps the rest of a batch that has begun from running.
     """
 
     name: str
@@ -38,10 +38,12 @@ class Case:
     remote: bool = False
     stops: bool = True
     cuts: bool = True
+    polls: bool = False
 
     def work(self, name: str, **options: Any) -> Work:
         """The work for a function of contract_calls, in the form this lane runs."""
-        function = getattr(contract_calls, f"{name}_async" if self.is_async else name)
+        form = "_async" if self.is_async else "_polled" if self.polls and name == "gated" else ""
+        function = getattr(contract_calls, name + form)
         return Work(function, name, is_async=self.is_async, **options)
 
 
@@ -75,6 +77,20 @@ if importlib.util.find_spec("duodao.lanes.process"):
     from duodao.lanes.process import Processes
 
     CASES.append(Case("process", Processes, ("run_fast", "run_careful"), remote=True, stops=False, cuts=False))
+if importlib.util.find_spec("duodao.lanes.nested"):
+    from duodao.lanes.nested import Nested
+
+    def nested(name: str, widths: Callable[[int], tuple[int, ...]]) -> Callable[..., Lane]:
+        """A lane in processes; `workers` is spread over its levels by `widths`."""
+        return lambda work, workers: Nested(name, work, widths(workers))
+
+    threads, loops = ("_quick", "_share"), ("_labour",)
+    options: dict[str, Any] = {"remote": True, "stops": False, "cuts": False}
+    CASES += [
+        Case("nested-thread", nested("thread", lambda workers: (1, workers)), threads, **options),
+        Case("nested-process", nested("thread", lambda workers: (workers, 1)), threads, **options),
+        Case("nested-coroutine", nested("coroutine", lambda workers: (1, workers, 1)), loops, True, remote=True),
+    ]
 
 
 class Inbox:

@@ -65,14 +65,14 @@ def inner(name: str, work: Work, widths: tuple[int, ...]) -> Lane:
 
 
 class _Job:
-    """A batch in the host. count: its items; left: those without an outcome. batch: what the inner lane has of it."""
+    """A batch in the host. count: its items; left: those without an outcome. parts: what the inner lane has of it."""
 
-    __slots__ = ("batch", "count", "left", "seq", "views")
+    __slots__ = ("count", "left", "parts", "seq", "views")
 
-    def __init__(self, seq: int, batch: Batch, views: payload.Views | None) -> None:
+    def __init__(self, seq: int, count: int, views: payload.Views | None) -> None:
         self.seq = seq
-        self.batch = batch
-        self.count = self.left = len(batch.items)
+        self.parts: list[Batch] = []
+        self.count = self.left = count
         self.views = views
 
 
@@ -176,34 +176,31 @@ class _Host:
         items = list(payload.Thawed(items)) if views is not None else items
         self._slot.idle()
         numbers = range(*ids) if isinstance(ids, tuple) else range(len(items)) if ids is None else ids
-        batch = Batch(numbers, items)
-        job = self._jobs[frame.seq] = _Job(frame.seq, batch, views)
+        job = self._jobs[frame.seq] = _Job(frame.seq, len(items), views)
+        good = [at for at in range(len(items)) if at not in bad]
+        step = max(
+            1, len(good) if lane.singly else -(-len(good) // lane.workers)
+        )  # else one thread would have them all
+        starts = []
+        for first in range(0, len(good), step):
+            places = good[first : first + step]
+            job.parts.append(Batch([numbers[at] for at in places], [items[at] for at in places]))
+            starts.append(functools.partial(lane.start, job.parts[-1], functools.partial(self._deliver, job, places)))
         del items
         if bad:
-            self._refuse(lane, job, bad)
-        else:
-            lane.start(batch, functools.partial(self._deliver, job, None))
+            errors = {at: ("error", blob, 0.0) for at, blob in enumerate(bad.values())}
+            with self._sending:
+                self._send_some(job, list(bad), [None] * len(bad), errors, None, ())
+        for start in starts:
+            start()
 
-    def _refuse(self, lane: Lane, job: _Job, bad: dict[int, bytes]) -> None:
-        """Some items of it can't be unpickled: the others run as a batch of their own."""
-        batch = job.batch
-        good = [at for at in range(len(batch.items)) if at not in bad]
-        job.batch = part = Batch([batch.ids[at] for at in good], [batch.items[at] for at in good])
-        errors = {at: ("error", blob, 0.0) for at, blob in enumerate(bad.values())}
-        with self._sending:
-            self._send_some(job, list(bad), [None] * len(bad), errors, None, ())
-        if good:
-            lane.start(part, functools.partial(self._deliver, job, good))
-
-    def _deliver(self, job: _Job, places: list[int] | None, result: Result) -> None:
-        """An outcome of the inner lane, on any of its threads. places: of the items that the inner batch has."""
+    def _deliver(self, job: _Job, places: list[int], result: Result) -> None:
+        """An outcome of the inner lane, on any of its threads. places: of the items that this part has."""
         if result.fatal is not None:
             cause = result.fatal.__cause__ or result.fatal
             self._send(wire.FATAL, meta=str(result.fatal), body=dump_error(cause))
             return
-        positions: Sequence[int] = range(len(result.values)) if result.positions is None else result.positions
-        if places is not None:
-            positions = [places[at] for at in positions]
+        positions = places if result.positions is None else [places[at] for at in result.positions]
         errors = {at: _dumped(failure) for at, failure in (result.errors or {}).items()}
         each = result.each
         if each is None and result.values:
@@ -267,7 +264,8 @@ class _Host:
         job = self._jobs.get(seq)
         if job is None or self._lane is None:
             return
-        self._lane.cancel(job.batch)
+        for part in job.parts:
+            self._lane.cancel(part)
         with self._sending:
             if self._jobs.get(seq) is job:
                 kept, freed = self._let_go(job)
@@ -292,4 +290,4 @@ def _dumped(failure: Failure) -> tuple[str, bytes, float]:
 
 
 def _ascending(positions: Sequence[int]) -> bool:
-    return isinstance(positions, range) or all(at == place for at, place in enumerate(positions))
+    return all(at == place for at, place in enumerate(positions))

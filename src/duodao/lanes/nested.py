@@ -143,19 +143,19 @@ class Nested(Dispatcher):
         return self._ward, self._suspects, self._cut(self._suspects, self._width)
 
     def _next_waiting(self) -> tuple[Host, deque[Entry], Entry] | None:
-        """An even share, for the host with the fewest; a quarter of a host's width at least, while it is busy."""
+        """An even share, for the host with the fewest, and never more than run there together: what waits in a host
+        would wait for its calls, while another is free."""
         if not self._waiting:
             return None
         able = [host for host in self._able() if host is not self._ward]
         host = min(able, key=lambda host: host.load, default=None)
         if host is None or host.load:
             host = self._new() or host
-        if host is None or host.load > self._width:
+        if host is None or host.load >= self._width:
             return None
-        count = sum(len(places) for _, _, places in self._waiting)
-        share = max(1, -(-count // self._limit), self._width // 4 if host.load else 0)
-        ahead = max(1, self._width // 4)
-        return host, self._waiting, self._cut(self._waiting, min(share, self._width + ahead - host.load))
+        waiting = sum(len(places) for _, _, places in self._waiting)
+        share = max(1, -(-waiting // self._limit))
+        return host, self._waiting, self._cut(self._waiting, min(share, self._width - host.load))
 
     def _able(self) -> list[Host]:
         return [host for host in self._hosts if host.ending is None and not host.retiring and host.killed is None]
