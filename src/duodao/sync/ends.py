@@ -14,7 +14,7 @@ import threading
 import weakref
 from typing import Any
 
-from duodao.sync import graph
+from duodao.sync import graph, greenlets
 from duodao.sync.units import active
 
 SLICE = 0.05
@@ -28,7 +28,8 @@ _watched: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 def lives(who: graph.Unit) -> bool:
     """Can this unit still release what it holds? True for one of another process: its table knows."""
     if isinstance(who, int):
-        return who in active or who in sys._current_frames()
+        known = greenlets.lives(who)
+        return known if known is not None else who in active or who in sys._current_frames()
     return not (isinstance(who, asyncio.Task) and (who.done() or who.get_loop().is_closed()))
 
 
@@ -51,6 +52,9 @@ def attend(on: graph.On) -> bool:
 
 
 def _attend_thread(ident: int) -> bool:
+    told = greenlets.attend(ident, graph.gone)
+    if told is not None:
+        return told
     thread: Any = active.get(ident)
     if thread is None or isinstance(thread, _Dummy):
         return False

@@ -28,6 +28,7 @@ from time import monotonic
 from typing import Any
 
 from duodao.errors import Deadlock
+from duodao.sync import greenlets
 from duodao.sync.units import Bell, Elsewhere, Far, FarWait, On, Stack, Unit, active, current_task, stack_of
 
 __all__ = [
@@ -368,6 +369,9 @@ def name_of(who: Unit) -> str:
     if isinstance(who, Far):
         return f"thread {who.tid}" if FAR is None else FAR.name_of(who)
     if isinstance(who, int):
+        named = greenlets.name_of(who)
+        if named is not None:
+            return named
         thread = active.get(who)
         return f"thread {who}" if thread is None else f"thread {thread.name!r}"
     return f"task {who.get_name()!r}"

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from duodao import arena
 from duodao.errors import UsageError
-from duodao.sync import speed
+from duodao.sync import greenlets, speed
 
 SIZE = 64
 """Bytes that a Mutex takes in the arena: 40 to 48 are the C library's, then our word for work that was left undone."""
@@ -165,6 +165,12 @@ class _Home:
 def native() -> _Native:
     """The C library's functions. UsageError where there are no such locks: it names what is missing."""
     if _Home.native is None:
+        if greenlets.patched():
+            raise UsageError(
+                "what processes share (shared=True, via='shared', duodao.Shared) is held by a thread, so the greenlets "
+                "of one thread would all hold it at once, and a wait for it would stop them all: use it on "
+                "lane='thread' or 'process', or a lock or queue of this process"
+            )
         _Home.native = _Native()
     return _Home.native
 

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from duodao.sync import greenlets
+
 __all__ = ["COMPILED", "FIELDS", "ROBUST", "Base", "free", "hasten", "take"]
 
-COMPILED = os.environ.get("DUODAO_SPEED") != "0"
-"""Are the locks the compiled ones? DUODAO_SPEED=0 in the environment keeps to Python."""
+COMPILED = os.environ.get("DUODAO_SPEED") != "0" and not greenlets.patched()
+"""Are the locks the compiled ones? DUODAO_SPEED=0 in the environment keeps to Python; so do greenlets."""
 if COMPILED:
     try:
         from duodao.sync._speed import Held as Base
@@ -28,7 +30,9 @@ ROBUST: ModuleType | None = None
 if COMPILED:
     with contextlib.suppress(ImportError):
         ROBUST = importlib.import_module("duodao.sync._robust")
-if not COMPILED:
+if greenlets.patched():
+    from duodao.sync.greenlets import Held as Base
+elif not COMPILED:
     from _thread import RLock as Base  # type: ignore[assignment]
 
 take: Callable[[Any, bool], bool] = getattr(Base, "_take", Base.acquire)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from duodao.sync import greenlets
+
 if TYPE_CHECKING:
     from duodao.sync.graph import Wait
 
@@ -118,7 +120,7 @@ def stack_of(who: Unit) -> Stack:
         return ()
     found: list[tuple[Any, int]] = []
     if isinstance(who, int):
-        frame = sys._current_frames().get(who)
+        frame = sys._current_frames().get(who) or greenlets.frame_of(who)
         while frame is not None:
             found.append((frame, frame.f_lineno))
             frame = frame.f_back
