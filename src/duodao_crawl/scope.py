@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from duodao.errors import UsageError
 from duodao_crawl.canonical import origin
 
-SCOPES = ("host", "prefix", "domain", "any")
-
 
 class Scope:
     """Says of a canonical URL whether it is followed.
@@ -21,8 +19,6 @@ class Scope:
     def __init__(
         self, seeds: Iterable[str], kind: str = "host", include: Sequence[str] = (), exclude: Sequence[str] = ()
     ) -> None:
-        if kind not in SCOPES:
-            raise UsageError(f"scope={kind!r}: there is no such scope (valid: {', '.join(SCOPES)})")
         seeds = list(seeds)
         self._kind = kind
         self._origins = frozenset(map(origin, seeds))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from duodao import Journal
 from duodao.errors import UsageError
 
 AGENT = "duodao-crawl/0.1"
+SCOPES = ("host", "prefix", "domain", "any")
 
 
 class CrawlOptions(TypedDict, total=False):
@@ -23,7 +23,9 @@ class CrawlOptions(TypedDict, total=False):
     robots: obey robots.txt and meta robots nofollow. retries: further attempts after a network error, 429 or 5xx.
     max_size: bytes of a body; timeout: seconds for one answer in all; idle: seconds without a byte. user_agent: whole;
     the part before its first slash is the name looked for in robots.txt. verify: check certificates.
-    journal: a path or a duodao.Journal; the same crawl goes on where it was. progress: as in duodao.map.
+    journal: a path; the same crawl goes on where it was, and another one with the same journal (deeper, wider) fetches
+    only what it has not. fresh: forget what the journal holds. accept_code: go on although this package has changed.
+    progress: as in duodao.map.
     """
 
     scope: str
@@ -42,8 +44,10 @@ class CrawlOptions(TypedDict, total=False):
     idle: float
     user_agent: str
     verify: bool
-    journal: str | os.PathLike[str] | Journal | None
-    progress: object
+    journal: str | os.PathLike[str] | None
+    fresh: bool
+    accept_code: bool
+    progress: Callable[[Any], object] | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class Settings:
     verify: bool = True
 
     def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise UsageError(f"scope={self.scope!r}: there is no such scope (valid: {', '.join(SCOPES)})")
         for name, least in (("depth", 0), ("max_pages", 1), ("parsers", 1)):
             _whole(name, getattr(self, name), least, none=True)
         for name, least in (("per_host", 1), ("concurrency", 1), ("retries", 0), ("max_size", 1)):

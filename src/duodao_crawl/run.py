@@ -42,7 +42,8 @@ class Report:
     """What a crawl did. pages: URLs that ended, errors among them. refused: URLs that a robots.txt forbids.
 
     retried: attempts that were not the last. recorded: answers that came from the journal. bytes: of bodies read.
-    statuses: pages per status. left: URLs that waited when it ended.
+    same: pages whose body another one had. statuses: pages per status. left: URLs that were found and not fetched.
+    seconds: wall time. stopped: why it ended before its URLs did, else "".
     """
 
     pages: int = 0
@@ -53,11 +54,16 @@ class Report:
     same: int = 0
     bytes: int = 0
     left: int = 0
+    seconds: float = 0.0
+    stopped: str = ""
     statuses: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
 
 
 class Crawl:
-    """An iterator of Pages, and a context manager that ends the crawl. `report` says what was done so far."""
+    """Pages, for one `for`, and a context manager that ends the crawl. `report` says what was done so far.
+
+    It holds no iterator of its own: leaving the loop drops the iterator, and that ends the crawl.
+    """
 
     def __init__(self, seeds: str | Iterable[str], **options: Unpack[CrawlOptions]) -> None:
         given: dict[str, Any] = dict(options)
@@ -86,15 +92,13 @@ class Crawl:
             line, self._frontier, ordered=False, errors="collect", window=settings.concurrency + AHEAD,
             journal=self._journal, progress=progress,
         )  # fmt: skip
-        self._pages: Iterator[Page] | None = None
+        self._began = False
 
     def __iter__(self) -> Iterator[Page]:
-        if self._pages is None:
-            self._pages = self._run()
-        return self._pages
-
-    def __next__(self) -> Page:
-        return next(iter(self))
+        if self._began:
+            raise UsageError("this crawl was iterated already: make another one, with a journal to fetch nothing twice")
+        self._began = True
+        return self._run()
 
     def __enter__(self) -> Crawl:
         return self
@@ -102,15 +106,22 @@ class Crawl:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
+    def note(self, name: str, value: Any) -> None:
+        """Keep something JSON can hold in the journal, such as the command that began the crawl."""
+        if self._journal is not None:
+            self._journal.note(name, value)
+
     def drain(self) -> None:
         """Fetch nothing more; what is under way still comes. From any thread or signal handler."""
         self._map.drain()
 
     def close(self) -> None:
         """End the crawl now. Idempotent."""
-        self.report.left = self._frontier.waiting
         self._frontier.close()
         self._map.close()
+        done = self._map.report
+        self.report.left, self.report.recorded, self.report.seconds = self._frontier.waiting, done.skipped, done.seconds
+        self.report.stopped = done.stopped
 
     def _run(self) -> Iterator[Page]:
         try:
