@@ -27,7 +27,8 @@ class Case:
     """A lane under test. loops: names of the functions whose frame calls the user's function.
 
     blocking: `start` returns when the batch has ended. remote: errors are copies, and workers are kept after `close`.
-    stops: `cancel` ends a running call. polls: a read of a file stops all of its calls: they wait in `select`. cuts: `cancel` keeps the rest of a batch that has begun from running.
+    stops: `cancel` ends a running call. cuts: `cancel` keeps the rest of a batch that has begun from running. polls: a
+    read of a file would stop all calls, so they wait in `select`.
     """
 
     name: str
@@ -91,6 +92,11 @@ if importlib.util.find_spec("duodao.lanes.nested"):
         Case("nested-process", nested("thread", lambda workers: (workers, 1)), threads, **options),
         Case("nested-coroutine", nested("coroutine", lambda workers: (1, workers, 1)), loops, True, remote=True),
     ]
+    if importlib.util.find_spec("gevent"):
+        CASES += [
+            Case("greenlet", nested("greenlet", lambda workers: (1, workers)), loops, remote=True, polls=True),
+            Case("nested-greenlet", nested("greenlet", lambda workers: (workers, 1)), loops, remote=True, polls=True),
+        ]
 
 
 class Inbox:
