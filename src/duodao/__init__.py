@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from duodao.pipeline.verbs import arun, map, run
     from duodao.servers.server import Server, serve
     from duodao.servers.session import Session
+    from duodao.servers.web import Request, Response
     from duodao.telemetry import Snapshot
 
 __version__ = "0.1.0"
 __all__ = [
     "Command", "Group", "Journal", "JsonLines", "Outcome", "Pipeline", "Pool", "Profile", "Queue", "Rate", "Rejected",
-    "Report", "Restart", "Retry", "Server", "Session", "Shared", "Task", "arun", "map", "measure", "run", "serve",
+    "Report", "Request", "Response", "Restart", "Retry", "Server", "Session", "Shared", "Task", "arun", "map", "measure",
+    "run", "serve",
 ]  # fmt: skip
 
 # Every name is loaded when it is first used (PEP 562): the guard and its workers import this package too, and start
@@ -50,6 +52,8 @@ _HOMES = {
     "Rate": "pipeline.rate",
     "Rejected": "pipeline.source",
     "Report": "outcome",
+    "Request": "servers.web",
+    "Response": "servers.web",
     "Restart": "pipeline.restart",
     "Retry": "pipeline.retry",
     "Server": "servers.server",

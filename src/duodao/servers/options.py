@@ -26,9 +26,10 @@ class ServeOptions(TypedDict, total=False):
     then so many bytes), "raw" (what has come, as it comes). text: messages are str (UTF-8); None: when the handler's
     parameter is annotated `str`. lane: "auto" measures; workers: calls in flight at most, None for the lane's default.
     processes: that many, each with its own listening socket (SO_REUSEPORT); 1 is this process.
-    backlog, max_connections: of each process. max_frame, write_high: bytes. idle, first_byte: seconds without traffic,
-    and until the first byte, after which a connection is closed; None for no limit. stall: seconds that a peer may
-    leave its replies unread. grace: seconds that calls in flight get to end when the server is asked to end.
+    backlog, max_connections: of each process. max_frame, write_high: bytes; max_body: bytes of an HTTP request's body.
+    idle, first_byte: seconds without traffic, and until the first byte, after which a connection is closed; None for no
+    limit. stall: seconds that a peer may leave its replies unread. grace: seconds that calls in flight get to end when
+    the server is asked to end.
     tls: (certificate file, key file), or an ssl.SSLContext. proxy_from: networks whose PROXY header is believed, and
     from which one is demanded.
     """
@@ -41,6 +42,7 @@ class ServeOptions(TypedDict, total=False):
     backlog: int
     max_connections: int
     max_frame: int
+    max_body: int
     write_high: int
     idle: float | None
     first_byte: float | None
@@ -65,6 +67,7 @@ class Options:
     backlog: int = 4096
     max_connections: int = 20_000
     max_frame: int = 64 << 10
+    max_body: int = 1 << 20
     write_high: int = 64 << 10
     idle: float | None = 60.0
     first_byte: float | None = 10.0
@@ -74,7 +77,7 @@ class Options:
     proxy_from: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
 
 
-_WHOLE = ("processes", "backlog", "max_connections", "max_frame", "write_high")
+_WHOLE = ("processes", "backlog", "max_connections", "max_frame", "max_body", "write_high")
 _SECONDS = ("idle", "first_byte", "stall")
 
 
