@@ -116,6 +116,7 @@ def load() -> dict[str, Scenario]:
         pool,
         process_tiny,
         process_uneven,
+        serving,
         shared_queue,
         starting,
         thread_queues,
@@ -137,6 +138,7 @@ def load() -> dict[str, Scenario]:
         thread_queues,
         shared_queue,
         pool,
+        serving,
     )
     names = [name for module in order for name in module.NAMES]
     return {name: SCENARIOS[name] for name in names}
