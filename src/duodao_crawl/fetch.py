@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from time import perf_counter, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from duodao_crawl.canonical import canonical
 from duodao_crawl.page import Body, Request
@@ -95,13 +95,13 @@ class Fetcher:
         if status in TRANSIENT:
             wait = _retry_after(headers.get("Retry-After", ""))
             asks = f", and asks to come back in {wait:.0f} s" if wait else ""
-            return body._replace(error=f"answered {status}{asks}", again=wait <= PATIENCE, wait=wait)
+            return body._replace(error=f"answered {status}{asks}", again=(wait or 0.0) <= PATIENCE, wait=wait)
         if not request.robots and body.type not in MARKUP:
             answer.close()
             return body
         most = MOST if request.robots else self._settings.max_size
-        reader = Decoded(headers.get("Content-Encoding", ""), most)
         try:
+            reader = Decoded(headers.get("Content-Encoding", ""), most)
             async for chunk in answer.content.iter_any():
                 if not reader.feed(chunk):
                     break
@@ -112,28 +112,45 @@ class Fetcher:
         if reader.over:
             answer.close()
             if not request.robots:
-                return body._replace(error=f"the body is over {most:,} bytes", size=body.size or len(data))
+                return body._replace(error=f"the body is over max_size, {most:,} bytes", size=body.size or len(data))
+        if reader.cut:
+            return body._replace(error="the compressed body ends too early", again=True)
         return body._replace(body=data, size=len(data))
 
 
 class Decoded:
-    """A body as it comes in, decompressed and bounded. over: there is more of it than `most` bytes."""
+    """A body as it comes in, decompressed and bounded. over: there is more of it than `most` bytes.
+
+    Raises zlib.error; ValueError for an encoding that was not asked for.
+    """
 
     def __init__(self, encoding: str, most: int) -> None:
+        encoding = encoding.strip().lower()
+        if encoding not in _ENCODINGS:
+            raise ValueError(f"Content-Encoding {encoding[:50]!r} was not asked for")
         self.over = False
         self._most = most
         self._parts: list[bytes] = []
         self._size = 0
-        self._inflate = _inflater(encoding.strip().lower())
+        self._wbits = _ENCODINGS[encoding]
+        self._inflater: Any = None
 
     def feed(self, chunk: bytes) -> bool:
         """Take what has come; False: enough."""
-        if self._inflate is not None:
-            chunk = self._inflate(chunk, self._most - self._size + 1)  # bounded: a megabyte may stand for a thousand
+        if self._wbits is not None:
+            if self._inflater is None:
+                self._inflater = zlib.decompressobj(self._wbits or _deflate(chunk))
+            # Bounded: a megabyte may stand for a thousand. What it holds back is asked for by the next chunk.
+            chunk = self._inflater.decompress(self._inflater.unconsumed_tail + chunk, self._most - self._size + 1)
         self._size += len(chunk)
         self._parts.append(chunk)
         self.over = self._size > self._most
         return not self.over
+
+    @property
+    def cut(self) -> bool:
+        """Compressed data ended before its end."""
+        return self._inflater is not None and not self._inflater.eof
 
     def data(self) -> bytes:
         """What came, up to the bound."""
@@ -141,38 +158,25 @@ class Decoded:
         return data[: self._most] if self.over else data
 
 
-def _inflater(encoding: str) -> Callable[[bytes, int], bytes] | None:
-    if encoding in ("", "identity"):
-        return None
-    if encoding in ("gzip", "x-gzip"):
-        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress
-    if encoding == "deflate":
-        return _deflated()
-    raise ValueError(f"Content-Encoding {encoding[:50]!r}, which was not asked for")
+_ENCODINGS = {"": None, "identity": None, "gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": 0}
+"""Content-Encoding -> zlib's wbits; None: as it is, 0: see _deflate."""
 
 
-def _deflated() -> Callable[[bytes, int], bytes]:
-    """Either of the two things that servers call deflate: zlib's format, or the bare stream."""
-    found: list[Callable[[bytes, int], bytes]] = []
-
-    def inflate(chunk: bytes, most: int) -> bytes:
-        if not found:
-            zlike = chunk[:1] and chunk[0] & 0x0F == 8
-            found.append(zlib.decompressobj(zlib.MAX_WBITS if zlike else -zlib.MAX_WBITS).decompress)
-        return found[0](chunk, most)
-
-    return inflate
+def _deflate(chunk: bytes) -> int:
+    """Servers call two things deflate: zlib's format, whose first byte ends with the bits 1000, and the bare stream."""
+    return zlib.MAX_WBITS if chunk[0] & 0x0F == 8 else -zlib.MAX_WBITS
 
 
-def _retry_after(text: str) -> float:
-    """Seconds that a Retry-After header asks for; 0 without one that can be read."""
+def _retry_after(text: str) -> float | None:
+    """Seconds that a Retry-After header asks for; None without one that can be read, or with a time that is over."""
     text = text.strip()
-    if text.isdecimal():
+    if text.isascii() and text.isdecimal():
         return float(text[:9])
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time())
+        seconds = parsedate_to_datetime(text).timestamp() - time()
     except (ValueError, TypeError, OverflowError):
-        return 0.0
+        return None
+    return seconds if seconds > 0 else None
 
 
 def _text(error: BaseException) -> str:

@@ -34,7 +34,7 @@ class Body(NamedTuple):
     seconds: float = 0.0
     error: str | None = None
     again: bool = False
-    wait: float = 0.0
+    wait: float | None = None
 
 
 class Page(NamedTuple):
@@ -72,5 +72,5 @@ class Parsed(NamedTuple):
     request: Request
     page: Page
     again: bool = False
-    wait: float = 0.0
+    wait: float | None = None
     text: str = ""

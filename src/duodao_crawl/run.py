@@ -22,8 +22,8 @@ from duodao_crawl.parse import parse
 from duodao_crawl.scope import Scope
 from duodao_crawl.settings import CrawlOptions, Settings
 
-HOPS = 10
-"""Redirects that are followed from one link."""
+HOPS = 20
+"""Redirects that are followed from one link, as in browsers."""
 AHEAD = 32
 """Pages that may be parsed, or wait for it, beyond those that are fetched."""
 
@@ -157,9 +157,12 @@ class Crawl:
     def _again(self, parsed: Parsed) -> None:
         request = parsed.request
         self.report.retried += 1
-        pause = parsed.wait or min(60.0, 2.0 ** (request.attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
-        later = request._replace(attempt=request.attempt + 1)
-        self._frontier.again(later, self._frontier.depth(request), pause, everyone=bool(parsed.wait))
+        later, depth = request._replace(attempt=request.attempt + 1), self._frontier.depth(request)
+        if parsed.wait is not None:  # the server's own word is for all of its host
+            self._frontier.again(later, depth, parsed.wait, everyone=True)
+        else:
+            pause = min(60.0, 2.0 ** (request.attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - it spreads load
+            self._frontier.again(later, depth, pause)
 
     def _obey(self, parsed: Parsed) -> None:
         request, page = parsed.request, parsed.page
@@ -195,6 +198,8 @@ class Crawl:
             return page._replace(error=f"more than {HOPS} redirects in a row")
         if target == page.url:
             return page._replace(error="redirects to itself")
+        if page.depth == 0:
+            self._scope.moved(page.url, target)
         if self._scope.allows(target):
             self._via.setdefault(target, (*page.via, page.url))
             self._frontier.add([target], page.depth)

@@ -19,11 +19,12 @@ class Scope:
     def __init__(
         self, seeds: Iterable[str], kind: str = "host", include: Sequence[str] = (), exclude: Sequence[str] = ()
     ) -> None:
-        seeds = list(seeds)
         self._kind = kind
-        self._origins = frozenset(map(origin, seeds))
-        self._folders = tuple({seed.partition("?")[0].rpartition("/")[0] + "/" for seed in seeds})
-        self._hosts = frozenset(map(host, seeds))
+        self._origins: set[str] = set()
+        self._folders: tuple[str, ...] = ()
+        self._hosts: set[str] = set()
+        for seed in seeds:
+            self._add(seed)
         self._include = _pattern("include", include)
         self._exclude = _pattern("exclude", exclude)
 
@@ -34,6 +35,16 @@ class Scope:
         if self._include is not None and not self._include.search(url):
             return False
         return self._exclude is None or not self._exclude.search(url)
+
+    def moved(self, seed: str, target: str) -> None:
+        """A seed redirects to `target`: where only http:// or www. is the difference, the site has moved with it."""
+        if _site(seed) == _site(target):
+            self._add(target)
+
+    def _add(self, seed: str) -> None:
+        self._origins.add(origin(seed))
+        self._folders = tuple({*self._folders, seed.partition("?")[0].rpartition("/")[0] + "/"})
+        self._hosts.add(host(seed))
 
     def _inside(self, url: str) -> bool:
         if self._kind == "host":
@@ -50,6 +61,10 @@ def host(url: str) -> str:
     """The host's name in a canonical URL, without its port."""
     name = origin(url).partition("://")[2]
     return name.rpartition(":")[0] if name.rpartition(":")[2].isdigit() else name
+
+
+def _site(url: str) -> str:
+    return origin(url).partition("://")[2].removeprefix("www.")  # with its port: another port is another server
 
 
 def _pattern(option: str, patterns: Sequence[str]) -> re.Pattern[str] | None:
