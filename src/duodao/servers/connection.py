@@ -44,7 +44,7 @@ class Connection(asyncio.Protocol):
         "messages", "peer", "quiet", "received", "sent", "session",
     )  # fmt: skip
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, peer: str = "") -> None:
         self._worker = worker
         self._dispatch = worker.dispatch
         self._framer = worker.framer()
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
         self.received = self.sent = self.messages = 0
         self._taken = 0  # bytes that the kernel had taken when that was last asked
         self.mark, self.quiet = (0, 0, 0), 0  # kept for the time limits
-        self.peer = ""
+        self.peer = peer  # the real one, if a proxy has told it
         self.session: Session | None = None
 
     # -- what the loop calls ------------------------------------------------------------------------------------------
@@ -75,7 +75,8 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self._write = transport.write
         name = transport.get_extra_info("peername")
-        self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "a local peer")
+        if not self.peer:
+            self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "a local peer")
         self._worker.admit(self, transport)
 
     def data_received(self, data: bytes) -> None:

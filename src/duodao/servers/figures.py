@@ -10,8 +10,9 @@ class Figures:
     """One process of a server, since it started. Source: M27.
 
     pid: its number; connections: open now; accepted, messages, failed (handlers that raised), received and sent
-    (bytes): since the start. refused: over max_connections or unlisted; expired: closed for a time-out; overrun: closed
-    for a frame over max_frame; dropped: closed because the peer didn't read. lane: where handlers run now, and why.
+    (bytes): since the start. refused: over max_connections, or no PROXY header where one is demanded; expired: closed
+    for a time-out; overrun: closed for a frame over max_frame; dropped: closed because the peer didn't read. lane:
+    where handlers run now, and why.
     """
 
     pid: int = 0

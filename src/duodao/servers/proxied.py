@@ -8,9 +8,15 @@ asyncio streams, which this server does without. Source: haproxy.org/download/3.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import ssl
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from duodao.servers.options import Options
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = tuple[str, int]
@@ -88,3 +94,102 @@ def _version_2(data: bytes | bytearray) -> tuple[int, Address | None] | None:
     width = 4 if family == _TCP4 else 16
     (port,) = struct.unpack_from("!H", data, 16 + 2 * width)
     return 16 + size, (str(ipaddress.ip_address(bytes(data[16 : 16 + width]))), port)
+
+
+class Door(Protocol):
+    """The worker, as far as a connection that isn't known yet needs it. awaited: the Limit of those who must send."""
+
+    loop: asyncio.AbstractEventLoop
+    options: Options
+    awaited: Any
+
+    def refuse(self, why: str) -> None:
+        """Count and log it."""
+        ...
+
+
+class Proxied(asyncio.Protocol):
+    """A connection until its peer is known; then `make(peer)` has it, with what came behind the header.
+
+    A peer that isn't listed goes on at once, as itself: peer is "" then. TLS, if any, begins behind the header.
+    """
+
+    def __init__(self, door: Door, make: Callable[[str], asyncio.Protocol], secure: ssl.SSLContext | None) -> None:
+        self._door = door
+        self._make = make
+        self._secure = secure
+        self._data = bytearray()
+        self._transport: Any = None
+        self._beginning: asyncio.Task[None] | None = None
+        self.lost = False
+
+    def connection_made(self, transport: Any) -> None:
+        """The proxy, or a peer without one, is there."""
+        self._transport = transport
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple) and listed(name[0], self._door.options.proxy_from):
+            self._door.awaited.add(self)
+        else:
+            self._go_on("", b"")
+
+    def data_received(self, data: bytes) -> None:
+        """Some of the header, or more than it."""
+        self._data += data
+        try:
+            found = read(self._data)
+        except BadHeader as error:
+            self._door.refuse(f"{self._transport.get_extra_info('peername')[0]} must send a PROXY header: {error}")
+            self._end()
+            return
+        if found is not None:
+            size, peer = found
+            self._door.awaited.drop(self)
+            self._go_on("" if peer is None else f"{peer[0]}:{peer[1]}", bytes(self._data[size:]))
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - a peer that goes is no event
+        """It went before it was known."""
+        self.lost = True
+        self._door.awaited.drop(self)
+
+    def expire(self) -> None:
+        """No header in time."""
+        self._door.refuse(f"{self._transport.get_extra_info('peername')[0]} sent no PROXY header in time")
+        self._end()
+
+    def _end(self) -> None:
+        self._door.awaited.drop(self)
+        self._transport.abort()
+
+    def _go_on(self, peer: str, rest: bytes) -> None:
+        protocol = self._make(peer)
+        if self._secure is not None:
+            self._transport.pause_reading()
+            self._beginning = self._door.loop.create_task(self._start_tls(protocol, self._secure, rest))
+            return
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        if rest:
+            protocol.data_received(rest)
+
+    async def _start_tls(self, protocol: asyncio.Protocol, context: ssl.SSLContext, rest: bytes) -> None:
+        loop, seconds = self._door.loop, self._door.options.first_byte
+        if rest:  # read too far: what belongs to the handshake is given to it when it has begun, before it reads on
+            loop.call_soon(loop.call_soon, self._give, rest)
+        try:
+            made = await loop.start_tls(
+                self._transport, protocol, context, server_side=True, ssl_handshake_timeout=seconds
+            )
+        except OSError:  # no TLS, or no longer there; ssl.SSLError and the time-out are OSErrors too
+            self._transport.abort()
+            return
+        if made is not None:
+            protocol.connection_made(made)
+
+    def _give(self, rest: bytes) -> None:
+        handshake = self._transport.get_protocol()
+        while rest:
+            room = handshake.get_buffer(len(rest))
+            size = min(len(room), len(rest))
+            room[:size] = rest[:size]
+            handshake.buffer_updated(size)
+            rest = rest[size:]

@@ -68,10 +68,24 @@ class Worker:
         self._idle = self.timeouts.limit(looks, self._look_idle)
         self.stalls = self.timeouts.limit(options.stall, self._look_stalled)
         self.lingers = self.timeouts.limit(LINGER, self._look_lingering)
+        self.awaited = self.timeouts.limit(options.first_byte, self._look_awaited)
+        make, secure = self._door()
         for sock in self._sockets:
             # The backlog is given again: create_server listens anew, with 100 when it isn't told.
-            server = await loop.create_server(lambda: Connection(self), sock=sock, backlog=options.backlog)
+            server = await loop.create_server(make, sock=sock, backlog=options.backlog, **secure)
             self._servers.append(server)
+
+    def _door(self) -> tuple[Callable[[], asyncio.Protocol], dict[str, Any]]:
+        """What a new connection meets first, and how: itself, TLS, or the question who it is."""
+        from duodao.servers import tls
+        from duodao.servers.proxied import Proxied
+
+        context = tls.context(self.options)
+        if self.options.proxy_from:
+            return lambda: Proxied(self, lambda peer: Connection(self, peer), context), {}
+        if context is None:
+            return lambda: Connection(self), {}
+        return lambda: Connection(self), {"ssl": context, "ssl_handshake_timeout": self.options.first_byte}
 
     async def drain(self, grace: float) -> None:
         """Stop accepting, answer what has come, tell sessions, close; after `grace` seconds close what is left."""
@@ -158,6 +172,12 @@ class Worker:
             if not self._connections and self._draining and self._empty is not None:
                 self._empty.set()
 
+    def refuse(self, why: str) -> None:
+        """A connection that a listed proxy opened without saying whose it is."""
+        self._gone.accepted += 1
+        self._gone.refused += 1
+        self._complain("%s: it is disconnected", why)
+
     def overran(self, connection: Connection) -> None:
         """A frame is over max_frame."""
         self._gone.overrun += 1
@@ -211,6 +231,9 @@ class Worker:
         connection.session_over()
 
     # -- time limits --------------------------------------------------------------------------------------------------
+
+    def _look_awaited(self, unknown: Any) -> None:
+        unknown.expire()
 
     def _look_first(self, connection: Connection) -> None:
         if connection.received or connection.sent or self.options.first_byte is None:
