@@ -327,10 +327,12 @@ class Greenlets:
             self._rouse(1)
 
     def _was_held(self, held: Held) -> None:
-        """In the hub: somebody held it, and lets it go on now. Said once."""
+        """In the hub: somebody held it, and lets it go on now. Said once as it happens, and as a warning of `close`."""
         if not self._told:
             self._told = True
-            self._notices.append(held.text(self._work.name))
+            text = held.text(self._work.name)
+            self._notices.append(text)
+            self._trouble.append(text)
 
     def _last_words(self, me: _Hand, held: Held) -> None:
         """In the vigil's thread: the call in which this process will be killed; what else is in flight is lost.

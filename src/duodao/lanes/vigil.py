@@ -2,24 +2,26 @@
 
     native thread ── async ──► hub ── `_sign` released ──► it goes on
         └── no sign for STUCK: note the stack, and whose call it is; when the sign comes, the lane tells the user
-            └── that call's time is over: `hung`, which ends the process: nothing else can end it
-                └── C code that keeps the GIL keeps this thread from running, too: then the kernel's timer strikes
+            └── that call's time is over: `hung` delivers it, and the process is killed: nothing else ends such a call
+
+C code that keeps the GIL keeps this thread from running, too. It is noticed afterwards, by how late this thread is and
+by the CPU it took; one that never ends is the business of whoever runs this process (hosting.Host.overdue).
 
 Nothing here may touch what gevent has patched: in this thread it would make a second hub. Without a call in flight the
-thread is parked and no timer runs.
+thread is parked.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import clock_gettime, monotonic, perf_counter, pthread_getcpuclockid
+from time import monotonic, perf_counter
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -33,7 +35,7 @@ STUCK = 0.100
 PERIOD = 0.100
 """Seconds between two questions."""
 MERCY = 0.5
-"""Seconds beyond a call's time-out until the process that it holds is ended; the kernel's timer has twice as many."""
+"""Seconds beyond a call's time-out until the process that it holds is ended."""
 _SHOWN = 3
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -42,6 +44,7 @@ _GEVENT = os.path.dirname(os.path.abspath(gevent.__file__)) + os.sep
 Stack: TypeAlias = "tuple[tuple[str, int, str], ...]"
 """Frames as (file, line, function)."""
 
+_clock_of = getattr(time, "pthread_getcpuclockid", None)
 _allocate = get_original("_thread", "allocate_lock")
 _start = get_original("_thread", "start_new_thread")
 _ident = get_original("_thread", "get_ident")
@@ -103,20 +106,16 @@ class Vigil:
         self._spent = 0.0
         self._async = hub.loop.async_()
         self._async.ref = False
-        self._timer: _Kill | None = None
 
     def begin(self) -> None:
         """Calls are about to run. In the hub's thread."""
         if not self._parked:
             return
         self._parked = False
-        self._rose = monotonic()
+        self._rose, self._spent = monotonic(), self._cpu()
         if not self._started:
             self._started = True
             self._async.start(self._answer)
-            if self._limit is not None:
-                with contextlib.suppress(OSError, AttributeError):
-                    self._timer = _Kill()
             self._ended.acquire()
             _start(self._run, ())
         else:
@@ -126,8 +125,9 @@ class Vigil:
         """End the thread, and wait for it."""
         self._closing = True
         if self._started:
-            with contextlib.suppress(RuntimeError):
-                self._bell.release()
+            for lock in (self._bell, self._sign):
+                with contextlib.suppress(RuntimeError):
+                    lock.release()
             self._ended.acquire()
             self._async.close()
 
@@ -159,13 +159,9 @@ class Vigil:
                 if not self._busy():
                     self._park()
         finally:
-            if self._timer is not None:
-                self._timer.close()
             self._ended.release()
 
     def _park(self) -> None:
-        if self._timer is not None:
-            self._timer.arm(0.0)
         self._parked = True
         if self._busy():  # it began in between, and may have seen us not parked
             self._parked = False
@@ -176,23 +172,23 @@ class Vigil:
     def _awake(self, due: float) -> None:
         """C code that keeps the GIL lets nobody ask: it is seen by how late this thread is, and by the CPU it took."""
         late = monotonic() - due
-        spent, self._spent = self._spent, clock_gettime(pthread_getcpuclockid(self._main))
-        if late > STUCK and self._spent - spent > late / 2:
+        spent, self._spent = self._spent, self._cpu()
+        if late > STUCK and self._spent - spent > late / 4:
             stack, hand = self._look()
             if hand is not None:
                 self._missed = Held(late, stack)
 
+    def _cpu(self) -> float:
+        """Seconds that the hub's thread has run."""
+        return 0.0 if _clock_of is None else time.clock_gettime(_clock_of(self._main))
+
     def _ask(self) -> None:
         self._asked = asked = monotonic()
         self._async.send()
-        while True:
-            if self._timer is not None and self._limit is not None:
-                self._timer.arm(self._limit + 2 * MERCY)
-            if self._sign.acquire(True, STUCK) or self._closing:  # closing: the hub's thread waits for this one
-                return
+        while not self._sign.acquire(True, STUCK) and not self._closing:  # closing: the hub's thread waits for us
             stack, hand = self._look()
-            if self._asked is None or (hand is None and _idle(stack)):
-                continue  # it answered as we looked, or has its turn at last
+            if self._asked is None or _idle(stack):
+                continue  # it answered as we looked, or it only lacks a CPU, or the lane reads nothing now
             self._seen = stack
             if self._limit is None:
                 continue
@@ -220,27 +216,5 @@ class Vigil:
 
 
 def _idle(stack: Stack) -> bool:
-    """Is it the hub itself, or one of us, that has to wait for a CPU or for the lane to read?"""
+    """Is it in none of the user's code?"""
     return not stack or stack[-1][0].startswith((_OURS, _GEVENT))
-
-
-class _Kill:
-    """A timer of the kernel's that kills this process: it strikes whoever has the GIL. OSError where there is none."""
-
-    def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        event = (ctypes.c_int * 16)()  # struct sigevent: value (8 bytes), signo, notify (0: a signal)
-        event[2] = signal.SIGKILL
-        self._timer = ctypes.c_void_p()
-        if self._libc.timer_create(1, event, ctypes.byref(self._timer)):  # CLOCK_MONOTONIC
-            raise OSError(ctypes.get_errno(), "no timer")
-
-    def arm(self, seconds: float) -> None:
-        """Strike in so many seconds; 0 for never."""
-        whole = int(seconds)
-        spec = (ctypes.c_long * 4)(0, 0, whole, int((seconds - whole) * 1e9))
-        self._libc.timer_settime(self._timer, 0, spec, None)
-
-    def close(self) -> None:
-        """Give it back."""
-        self._libc.timer_delete(self._timer)
