@@ -41,7 +41,12 @@ LEVELS = {
 
 
 def check_width(lane: str, workers: object) -> int | tuple[int, ...] | None:
-    """What `workers=` means for that lane. Raises UsageError that says what is valid."""
+    """What `workers=` means for that lane. Raises UsageError that says what is valid, or what isn't installed."""
+    if lane == "greenlet" and not _has_gevent():
+        raise UsageError(
+            "lane='greenlet' needs gevent, which is not installed: pip install 'duodao[greenlet]'; without it, "
+            "lane='thread' runs calls that block, some hundreds at once"
+        )
     if workers is None or _width(workers):
         return workers  # type: ignore[return-value]
     if not isinstance(workers, tuple) or not all(map(_width, workers)):
@@ -52,6 +57,12 @@ def check_width(lane: str, workers: object) -> int | tuple[int, ...] | None:
     if not 2 <= len(workers) <= (3 if lane == "coroutine" else 2):
         raise UsageError(f"workers={workers!r}: lane={lane!r} takes {LEVELS[lane]}")
     return workers
+
+
+def _has_gevent() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("gevent") is not None  # the caller itself never loads it
 
 
 def _width(value: object) -> bool:
