@@ -154,6 +154,16 @@ class CommandFailed(Broken):
         self.stdout = stdout
         self.stderr = stderr
 
+    @classmethod
+    def at(
+        cls, what: str, did: str = "", *, exitcode: int | None = None, stdout: bytes = b"", stderr: bytes = b""
+    ) -> CommandFailed:
+        """The error for `what`, a program, which `did` something, or ended with that exit code; with its last words."""
+        did = did or f"ended with {_describe_exit(exitcode or 0)}"
+        lines = stderr[-1000:].decode("utf-8", "backslashreplace").split("\n")
+        said = " | ".join(line.strip() for line in lines[-8:] if line.strip())
+        return cls(f"{what} {did}{said and f': {said[-500:]}'}", exitcode=exitcode, stdout=stdout, stderr=stderr)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_failed, (self.args[0], self.exitcode, self.stdout, self.stderr)
 

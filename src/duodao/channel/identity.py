@@ -29,8 +29,18 @@ class Identity:
 def fingerprint(functions: Iterable[Callable[..., Any]], shape: str = "") -> Identity:
     """The Identity of `functions`. The code of a function is its whole module file, because it may call what is in it;
     in `__main__`, a notebook or where there is no file, it is the function's own code with all that is nested in it."""
-    plain = [_plain(function) for function in functions]
-    return Identity(tuple(_name(f) for f, _ in plain), " ".join(_code(f, bound) for f, bound in plain), shape)
+    known = [_known(function) for function in functions]
+    return Identity(tuple(name for name, _ in known), " ".join(code for _, code in known), shape)
+
+
+def _known(function: Any) -> tuple[str, str]:
+    """Name and hash. What is no function, such as a program, says both itself."""
+    own = getattr(function, "fingerprint", None)
+    if own is not None and not callable(function):
+        name, code = own()
+        return name, code
+    function, bound = _plain(function)
+    return _name(function), _code(function, bound)
 
 
 def _plain(function: Any) -> tuple[Any, bytes]:

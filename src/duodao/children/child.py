@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from duodao.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from duodao.children.lifeline import Lifeline
 
@@ -23,13 +24,19 @@ class Unanswered(Lost):
     """The guard died with the request: the child may have lived for a moment, and was ended."""
 
 
+Started = Callable[["Child", Exception | None], object]
+
+
 class Keeper(Protocol):
     """Whoever starts and reaps children: a guard process, or, where there can be none, threads of ours."""
 
     broken: str  # why it could not start, or ""
 
-    def start(self, kind: str, fields: tuple[Any, ...], fds: Sequence[int]) -> Child:
-        """Start a child of kind "fork" or "exec". Lost: the keeper died. OSError: no process could be made."""
+    def start(self, kind: str, fields: tuple[Any, ...], fds: Sequence[int], then: Started | None = None) -> Child:
+        """Start a child of kind "fork" or "exec". Lost: the keeper died. OSError: no process could be made.
+
+        then: don't wait; it is called with the child and what went wrong, None when it runs, from any thread.
+        """
         ...
 
     def preload(self, name: str) -> None:

@@ -24,7 +24,7 @@ from duodao.errors import GuardDied, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from duodao.children.child import Keeper
+    from duodao.children.child import Keeper, Started
 
 __all__ = ["MARKER", "Child", "command", "disown_file", "ensure", "fork", "own_file", "shutdown"]
 _TRIES = 3
@@ -161,18 +161,21 @@ def command(
     stdin: int | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
+    then: Started | None = None,
 ) -> Child:
     """Start a program, found on the PATH of `env`, that can't outlive this process.
 
     env, cwd: this process's own when None. stdin: /dev/null when None. stdout, stderr: when None, those this process
     had when the guard was started. The caller closes the descriptors it passed. Returns when the program runs.
+    then: it returns before that, and then(child, None) is called when it does, or with the error: from the guard's
+    reader thread, or, where there is none, in here; it must not wait for anything.
     FileNotFoundError, PermissionError and so on, as subprocess raises them; GuardDied when the guard died meanwhile.
     """
     fields, given = _describe(argv, env, cwd, (stdin, stdout, stderr))
     for _ in range(_TRIES):
         keeper = _home.get()
         try:
-            return keeper.start("exec", fields, given)
+            return keeper.start("exec", fields, given, then)
         except Unanswered as error:
             if keeper.broken:
                 continue

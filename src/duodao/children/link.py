@@ -22,6 +22,8 @@ from duodao.children.child import Child, Lost, Unanswered
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from duodao.children.child import Started
+
 PRELOAD = ("pickle", "cloudpickle", "duodao.lanes.worker")
 """What the guard imports before it forks: what a worker needs, and nothing that starts a thread (numpy does)."""
 PRELOAD_IF_USED = ("duodao.dropin.multiprocessing.process",)
@@ -34,12 +36,21 @@ def _preload() -> tuple[str, ...]:
 
 
 class _Request:
-    __slots__ = ("child", "done", "error")
+    """A start that was asked for. then: called with the child and the error, if any, in place of a wait for `done`."""
 
-    def __init__(self, child: Child) -> None:
+    __slots__ = ("child", "done", "error", "then")
+
+    def __init__(self, child: Child, then: Started | None) -> None:
         self.child = child
+        self.then = then
         self.done = threading.Event()
         self.error: Exception | None = None
+
+    def answer(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.done.set()
+        if self.then is not None:
+            self.then(self.child, error)
 
 
 class Link:
@@ -72,17 +83,18 @@ class Link:
             self._sock.close()
             raise
 
-    def start(self, kind: str, fields: tuple[Any, ...], fds: Sequence[int]) -> Child:
-        """Have a child forked and wait until it has a number. Lost: see there. OSError: no process could be made."""
+    def start(self, kind: str, fields: tuple[Any, ...], fds: Sequence[int], then: Started | None = None) -> Child:
+        """Have a child made and wait until it has a number, or not. Lost: see there. OSError: none could be made."""
         line = lifeline.Lifeline()
-        request = _Request(Child(self, line))
+        request = _Request(Child(self, line), then)
         number = next(self._numbers)
         try:
             with self._lock:
                 self._requests[number] = request
             self._send((kind, number, *fields), [line.reader, *fds], number)
             line.sent()
-            self._await(request)
+            if then is None:
+                self._await(request)
         except BaseException:  # an interrupt, too: nobody holds this child, so it must not live
             line.sent()
             line.drop()
@@ -162,14 +174,13 @@ class Link:
                 if request is not None:  # else its asker was interrupted, and it dies by its lifeline
                     request.child.pid = pid
                     self._children[pid] = request.child
-                    request.done.set()
+                    request.answer()
         elif kind == "failed":
             number, code, text, *what = fields
             with self._lock:
                 request = self._requests.pop(number, None)
             if request is not None:
-                request.error = OSError(code, text, *(os.fsdecode(name) for name in what if name is not None))
-                request.done.set()
+                request.answer(OSError(code, text, *(os.fsdecode(name) for name in what if name is not None)))
         elif kind == "stopped":
             child = self._children.get(fields[0])
             if child is not None:
@@ -205,8 +216,7 @@ class Link:
             self._kill(children)
         self._news.extend((child, -signal.SIGKILL) for child in children.values())
         for request in requests.values():
-            request.error = Unanswered()
-            request.done.set()
+            request.answer(Unanswered())
         self._announce()
 
     def _kill(self, children: dict[int, Child]) -> None:

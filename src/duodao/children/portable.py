@@ -27,6 +27,8 @@ from duodao.children.reap import MARKER
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duodao.children.child import Started
+
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from duodao.children import portable; portable.main()"
 
 
@@ -38,7 +40,7 @@ class Portable:
         self._lock = threading.Lock()
         self._children: dict[Child, threading.Thread] = {}
 
-    def start(self, kind: str, fields: tuple[Any, ...], fds: Sequence[int]) -> Child:
+    def start(self, kind: str, fields: tuple[Any, ...], fds: Sequence[int], then: Started | None = None) -> Child:
         """Start an interpreter that becomes the child, or starts the program and stays as its parent."""
         if kind == "fork":
             return self._start(kind, fields, fds)
@@ -51,6 +53,8 @@ class Portable:
             except BaseException:  # an interrupt: nobody will hold the program
                 child.kill()
                 raise
+            if then is not None:
+                then(child, None)
             return child
         finally:
             close_private(report)

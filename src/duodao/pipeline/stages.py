@@ -275,7 +275,7 @@ def fuse(steps: Sequence[Stage | Batched]) -> list[Stage | Batched]:
     for step in steps:
         last = out[-1] if out else None
         if (
-            isinstance(step, Stage) and isinstance(last, Stage) and step.lane == last.lane != "auto"
+            isinstance(step, Stage) and isinstance(last, Stage) and step.lane == last.lane not in ("auto", "command")
             and step.workers == last.workers and _plain(step) and _plain(last)
         ):  # fmt: skip
             before = last.work.function if isinstance(last.work.function, Chain) else None
