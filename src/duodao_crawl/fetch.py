@@ -36,8 +36,10 @@ def client(settings: Settings) -> aiohttp.ClientSession:
     import aiohttp
 
     idle = settings.idle
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=settings.verify),
+    # Not aiohttp's own, which is made when it is imported and knows nothing of a SSL_CERT_FILE that is set later.
+    trust: ssl.SSLContext | bool = ssl.create_default_context() if settings.verify else False
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=trust),
         timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=idle, sock_read=idle),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,  # ours is bounded
@@ -47,6 +49,9 @@ def client(settings: Settings) -> aiohttp.ClientSession:
             "Accept-Encoding": "gzip, deflate",
         },
     )
+    # It would ask once more by itself when a connection breaks: unpaced, uncounted, and beyond `retries`.
+    session._retry_connection = False
+    return session
 
 
 class Fetcher:

@@ -146,7 +146,7 @@ class Frontier(Iterator[Request]):
     def __next__(self) -> Request:
         with self._changed:
             while not self._closed:
-                request, wait = self._take(self._clock())
+                request, wait = self.take(self._clock())
                 if request is not None:
                     return request
                 if wait is None and not self._out:
@@ -154,7 +154,7 @@ class Frontier(Iterator[Request]):
                 self._changed.wait(wait)
         raise StopIteration
 
-    def _take(self, now: float) -> tuple[Request | None, float | None]:
+    def take(self, now: float) -> tuple[Request | None, float | None]:
         """(a request that may go out now, seconds until there may be one); (None, None): nothing is known to come."""
         while self._heap:
             due, _, host = self._heap[0]

@@ -45,7 +45,8 @@ class Page(NamedTuple):
     was not read (only HTML is). hash: BLAKE2b-128 of the body, in hex. same_as: the first page of the crawl with that
     hash. redirect: where the answer points to; that page has its own line, whose `via` lists who pointed to it. depth:
     links from a seed. seconds: of the last attempt. attempts: 1 without retries. error: why there is no page, or why
-    it isn't whole. noindex, nofollow: what the page asks of robots; a crawl obeys the second.
+    it isn't whole. noindex, nofollow: what the page asks of robots; a crawl obeys the second, and rel=nofollow of
+    single links.
     """
 
     url: str
@@ -67,10 +68,14 @@ class Page(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """A Page as the parser makes it, with what the crawl needs to know beyond. text: of a robots.txt."""
+    """A Page as the parser makes it, with what the crawl needs to know beyond.
+
+    unfollowed: those of its links that say rel=nofollow. text: of a robots.txt.
+    """
 
     request: Request
     page: Page
+    unfollowed: frozenset[str] = frozenset()
     again: bool = False
     wait: float | None = None
     text: str = ""

@@ -32,14 +32,14 @@ def parse(body: Body) -> Parsed:
         request.url, body.status, body.type, "", [], body.size, None, body.redirect, 0, body.seconds, request.attempt,
         body.error,
     )  # fmt: skip
+    parsed = Parsed(request, page, again=body.again, wait=body.wait)
     if request.robots:
-        return Parsed(request, page, body.again, body.wait, data.decode("utf-8-sig", "replace"))
-    if body.error is None and body.redirect is None and body.type in MARKUP:
-        page = _read(page, body)
-    return Parsed(request, page, body.again, body.wait)
+        return parsed._replace(text=data.decode("utf-8-sig", "replace"))
+    whole = body.error is None and body.redirect is None and body.status is not None and body.status < 400
+    return _read(parsed, body) if whole and body.type in MARKUP else parsed
 
 
-def _read(page: Page, body: Body) -> Page:
+def _read(parsed: Parsed, body: Body) -> Parsed:
     from selectolax.lexbor import LexborHTMLParser
 
     data = body.body
@@ -47,28 +47,35 @@ def _read(page: Page, body: Body) -> Page:
     title = tree.css_first("title")
     tags, refresh = _asked(tree)
     tags |= _words(body.tags)
-    return page._replace(
+    links, unfollowed = _links(tree, parsed.page.url, refresh)
+    page = parsed.page._replace(
         title=" ".join(title.text().split())[:LONGEST_TITLE] if title is not None else "",
-        links=_links(tree, page.url, refresh),
+        links=links,
         hash=blake2b(data, digest_size=16).hexdigest(),
         noindex="noindex" in tags or "none" in tags,
         nofollow="nofollow" in tags or "none" in tags,
     )
+    return parsed._replace(page=page, unfollowed=unfollowed)
 
 
-def _links(tree: Any, url: str, more: list[str]) -> list[str]:
+def _links(tree: Any, url: str, more: list[str]) -> tuple[list[str], frozenset[str]]:
+    """(all links, those of them that are only found with rel=nofollow)."""
     base = tree.css_first("base[href]")
     if base is not None:
         url = canonical(base.attributes["href"] or "", url) or url
-    raw = dict.fromkeys(_target(node) for node in tree.css(LINKS))
-    raw.update(dict.fromkeys(more))
-    found = (canonical(href, url) for href in dict.fromkeys(href.partition("#")[0] for href in raw))
-    return [link for link in dict.fromkeys(found) if link is not None]
-
-
-def _target(node: Any) -> str:
-    attributes = node.attributes
-    return (attributes.get("href") or attributes.get("src") or "").strip()
+    spelled: dict[str, bool] = {}  # as on the page, without fragments: most links of a page differ in nothing else
+    for node in tree.css(LINKS):
+        attributes = node.attributes
+        href = (attributes.get("href") or attributes.get("src") or "").partition("#")[0]
+        rel = attributes.get("rel")
+        spelled[href] = (rel is None or "nofollow" not in rel.lower().split()) or spelled.get(href, False)
+    spelled.update(dict.fromkeys(more, True))
+    found: dict[str, bool] = {}
+    for href, follow in spelled.items():
+        link = canonical(href, url)
+        if link is not None:
+            found[link] = follow or found.get(link, False)
+    return list(found), frozenset(link for link, follow in found.items() if not follow)
 
 
 def _asked(tree: Any) -> tuple[set[str], list[str]]:

@@ -150,7 +150,7 @@ class Crawl:
             if parsed.again and request.attempt <= self.settings.retries:
                 self._again(parsed)
                 return None
-            return self._follow(parsed.page)
+            return self._follow(parsed)
         finally:
             self._frontier.done(request)
 
@@ -177,9 +177,9 @@ class Crawl:
         else:
             self._frontier.rule(request, robots.read(parsed.text, self.settings.user_agent))
 
-    def _follow(self, page: Page) -> Page:
-        depth = self._frontier.depth(Request(page.url, page.attempts))
-        page = page._replace(depth=depth, via=self._via.pop(page.url, ()))
+    def _follow(self, parsed: Parsed) -> Page:
+        depth, url = self._frontier.depth(parsed.request), parsed.request.url
+        page = parsed.page._replace(depth=depth, via=self._via.pop(url, ()))
         if page.redirect is not None:
             return self._hop(page)
         if page.hash is not None:
@@ -188,7 +188,9 @@ class Crawl:
         settings = self.settings
         deep = settings.depth is not None and depth >= settings.depth
         if page.links and not deep and not (page.nofollow and settings.robots):
-            self._frontier.add(filter(self._scope.allows, page.links), depth + 1)
+            avoid = parsed.unfollowed if settings.robots else ()
+            allows = self._scope.allows
+            self._frontier.add([link for link in page.links if allows(link) and link not in avoid], depth + 1)
         return page
 
     def _hop(self, page: Page) -> Page:
