@@ -17,8 +17,8 @@ PATIENCE = 60.0
 class Run:
     """Batches through one lane; `outcomes` maps ids to values or exceptions, `results` keeps every delivery."""
 
-    def __init__(self, function, workers=2, **options):
-        self.lane = Processes(Work(function, getattr(function, "__name__", "work"), **options), workers)
+    def __init__(self, function, workers=2, lane=Processes, **options):
+        self.lane = lane(Work(function, getattr(function, "__name__", "work"), **options), workers)
         self.queue = queue.SimpleQueue()
         self.outcomes = {}
         self.kinds = {}

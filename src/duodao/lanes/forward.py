@@ -22,7 +22,10 @@ _LINE = 65536
 
 
 class LineStream(io.TextIOBase):
-    """A text stream of a worker. Whole lines are sent as they are written; the rest waits for its end or `finish`."""
+    """A text stream of a worker. Whole lines are sent as they are written; the rest waits for its end or `finish`.
+
+    Each thread writes lines of its own: a `print` of several words is several writes.
+    """
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -30,7 +33,7 @@ class LineStream(io.TextIOBase):
     def __init__(self, number: int, send: Callable[[int, str], None]) -> None:
         self._number = number
         self._send = send
-        self._open = ""
+        self._open: dict[int, str] = {}
         self._lock = threading.RLock()
         self._raw: _Raw | None = None
 
@@ -51,22 +54,24 @@ class LineStream(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        thread = threading.get_ident()
         with self._lock:
             whole, newline, rest = text.rpartition("\n")
+            before = self._open.pop(thread, "")
             if newline:
-                self._send(self._number, self._open + whole + newline)
-                self._open = rest
-            else:
-                self._open += text
-            if len(self._open) > _LINE:
-                self.finish()
+                self._send(self._number, before + whole + newline)
+                before = ""
+            if before or rest:
+                self._open[thread] = before + rest
+                if len(before) + len(rest) > _LINE:
+                    self._send(self._number, self._open.pop(thread))
         return len(text)
 
     def finish(self) -> None:
-        """Send a line that has no end."""
+        """Send the lines that have no end."""
         with self._lock:
-            text, self._open = self._open, ""
-            if text:
+            texts, self._open = self._open, {}
+            for text in texts.values():
                 self._send(self._number, text)
 
 

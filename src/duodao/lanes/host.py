@@ -27,7 +27,7 @@ from duodao.lanes.forward import apply_levels
 from duodao.lanes.loops import Slot
 from duodao.lanes.outlet import Outlet, packed
 from duodao.lanes.stint import Stint, unread
-from duodao.lanes.wire import ITEMISED, LAST, Frame, Raised, dump_error, dumps
+from duodao.lanes.wire import CAREFUL, ITEMISED, LAST, Frame, Raised, dump_error, dumps
 from duodao.lanes.worker import adopt
 
 if TYPE_CHECKING:
@@ -65,12 +65,16 @@ def inner(name: str, work: Work, widths: tuple[int, ...]) -> Lane:
 
 
 class _Job:
-    """A batch in the host. count: its items; left: those without an outcome. parts: what the inner lane has of it."""
+    """A batch in the host. count: its items; left: those without an outcome. parts: what the inner lane has of it.
 
-    __slots__ = ("count", "left", "parts", "seq", "views")
+    careful: each result travels by itself, so that one that can't be unpickled harms no other.
+    """
 
-    def __init__(self, seq: int, count: int, views: payload.Views | None) -> None:
+    __slots__ = ("careful", "count", "left", "parts", "seq", "views")
+
+    def __init__(self, seq: int, count: int, views: payload.Views | None, *, careful: bool) -> None:
         self.seq = seq
+        self.careful = careful
         self.parts: list[Batch] = []
         self.count = self.left = count
         self.views = views
@@ -176,7 +180,7 @@ class _Host:
         items = list(payload.Thawed(items)) if views is not None else items
         self._slot.idle()
         numbers = range(*ids) if isinstance(ids, tuple) else range(len(items)) if ids is None else ids
-        job = self._jobs[frame.seq] = _Job(frame.seq, len(items), views)
+        job = self._jobs[frame.seq] = _Job(frame.seq, len(items), views, careful=bool(frame.flags & CAREFUL))
         good = [at for at in range(len(items)) if at not in bad]
         step = max(
             1, len(good) if lane.singly else -(-len(good) // lane.workers)
@@ -220,7 +224,7 @@ class _Host:
     ) -> None:
         """Send outcomes, as far as they may travel together, then the others."""
         unsent: dict[int, bytes] = {}
-        body, itemised, large = packed(values, unsent)
+        body, itemised, large = packed(values, unsent, each_alone=job.careful)
         count = len(values)
         if large is not None and large.size > payload.SPAN and count > 1:
             half = count // 2

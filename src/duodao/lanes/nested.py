@@ -68,6 +68,7 @@ class Nested(Dispatcher):
         self._suspects: deque[Entry] = deque()
         self._unwanted: deque[Batch] = deque()
         self._ward: Host | None = None
+        self._handshake = deadlines.HANDSHAKE if work.setup else _FAREWELL
         self._seq = itertools.count(1)
         self._barren = 0
         self._fatal: BaseException | None = None
@@ -199,7 +200,7 @@ class Nested(Dispatcher):
                 queue.clear()
                 queue.extend(kept)
             for host in self._hosts:
-                for lease, _ in host.open.values():
+                for lease in host.leased():
                     if lease.batch in unwanted and not lease.cancelled:
                         lease.cancelled = True
                         host.write(wire.parts(wire.CANCEL, lease.seq))
@@ -215,10 +216,10 @@ class Nested(Dispatcher):
         elif frame.kind == wire.READY:
             link.ready = True
         elif frame.kind == wire.UNREAD:
-            lease, left = link.open[frame.seq]
+            task = link.open[frame.seq]
             link.over(frame.seq)
-            if not lease.cancelled:
-                lost(lease, sorted(left))
+            if not task.lease.cancelled:
+                lost(task.lease, sorted(task.left))
         elif frame.kind == wire.UNLOADED:
             self._unloaded(link, wire.load_error(bytes(frame.body)))
         elif frame.kind == wire.NOTICE:
@@ -228,12 +229,16 @@ class Nested(Dispatcher):
             self.end(not_set_up(frame))
 
     def _outcomes(self, host: Host, frame: wire.Frame) -> None:
-        lease, left = host.open[frame.seq]
+        task = host.open[frame.seq]
+        lease = task.lease
         places, _, _, where, kept, freed, _ = frame.meta
         places = range(frame.number) if places is None else places
         result = None if lease.cancelled or not places else outcomes(lease, frame)
-        left.difference_update(places)
+        task.left.difference_update(places)
         host.load -= len(places)
+        if result is not None and result.errors and self.name == "thread":
+            host.stuck += sum(failure.kind == "timeout" for failure in result.errors.values())
+            host.retiring = host.retiring or host.stuck >= self._width
         if where is not None:
             payload.clear(where[0])
         if places:
@@ -260,7 +265,7 @@ class Nested(Dispatcher):
             return
         with self._lock:
             self._send_launch(host)
-            for lease, _ in host.open.values():
+            for lease in host.leased():
                 host.write(lease.parts)
 
     def end(self, error: BaseException) -> None:
@@ -270,7 +275,7 @@ class Nested(Dispatcher):
             waiting = [(batch, deliver) for batch, deliver, _ in (*self._waiting, *self._suspects)]
             self._waiting.clear()
             self._suspects.clear()
-            leases = [lease for host in self._hosts for lease, _ in host.open.values() if not lease.cancelled]
+            leases = [lease for host in self._hosts for lease in host.leased() if not lease.cancelled]
         for lease in leases:
             lease.cancelled = True
             waiting.append((lease.batch, lease.deliver))
@@ -292,22 +297,22 @@ class Nested(Dispatcher):
                 self._ward = None
         inside = host.slot.read()[0]
         code = host.child.exitcode if host.child is not None else None
-        opened, host.open = host.open, {}
+        tasks = list(host.open.values())
         host.close()
-        for lease, left in opened.values():
+        for task in tasks:
+            lease, places = task.lease, sorted(task.left)
             lease.discard()
-            if lease.cancelled or self._closing is not None or not left:
+            if lease.cancelled or self._closing is not None or not places:
                 continue
-            places = sorted(left)
             if not lease.batch.careful:
                 lost(lease, places)
             elif len(places) > 1:
                 self._halve(lease, places)
             elif host.ready or inside == lease.seq or host.killed is not None:
-                blame(lease, places[0], host, code, self._work)
+                blame(host, task, code, self._work)
             else:
                 lost(lease, places)
-        if opened and not host.ready and host.killed is None:
+        if tasks and not host.ready and host.killed is None:
             self._barren += 1
             if self._barren >= BARREN and self._fatal is None:
                 self.end(verdict.barren(self._work, self._barren, host.ready, code))
@@ -326,44 +331,45 @@ class Nested(Dispatcher):
             self._limit = max(1, len(self._hosts))
             if self._ward is link:
                 self._ward = None
-        opened, link.open = link.open, {}
         link.close()
         broken = error if isinstance(error, DuodaoError) else Broken(f"no worker process can be started: {error}")
-        for lease, left in opened.values():
-            lease.discard()
+        for task in link.open.values():
+            task.lease.discard()
             if self._hosts:
-                lost(lease, sorted(left))
+                lost(task.lease, sorted(task.left))
             else:
-                lease.deliver(Result(lease.batch, [], fatal=broken))
+                task.lease.deliver(Result(task.lease.batch, [], fatal=broken))
         if not self._hosts:
             self.end(broken)
 
     def _tend(self) -> None:
-        """Under the lock."""
-        limit = self._work.max_memory
-        if limit is not None:
-            for host in self._hosts:
-                if host.open and deadlines.resident(host) > limit:
-                    host.kill("memory")
+        """End, under the lock, who has to: in the end all, before it those that ask for too much."""
+        now, limit = monotonic(), self._work.max_memory
+        for host in self._hosts:
+            if host.ending is not None:
+                if now >= host.ending:
+                    host.kill("close")
+            elif self._closing is not None:
+                host.bid_farewell(max(0.0, self._closing - now), self._handshake)
+            elif host.stuck and not host.open:
+                host.bid_farewell(0.0, self._handshake)  # so that what was given up does end
+            elif limit is not None and host.open and deadlines.resident(host) > limit:
+                host.kill("memory")
+            elif now >= host.overdue(self._work):
+                host.kill("timeout")
 
     def _due(self) -> float | None:
         """Under the lock."""
         now = monotonic()
-        when = [host.ending for host in self._hosts if host.ending is not None and host.killed is None]
+        when = [host.ending if host.ending is not None else host.overdue(self._work)
+                for host in self._hosts if host.killed is None]  # fmt: skip
         if self._work.max_memory is not None and any(host.open for host in self._hosts):
             when.append(now + _LOOK)
-        return min(when, default=None)
+        due = min(when, default=math.inf)
+        return None if due == math.inf else due
 
     def _wind_up(self) -> bool:
-        assert self._closing is not None
-        now = monotonic()
         with self._lock:
-            for host in self._hosts:
-                if host.ending is None:
-                    host.ending = max(self._closing, now) + (deadlines.HANDSHAKE if self._work.setup else _FAREWELL)
-                    host.write(wire.parts(wire.END, seconds=max(0.0, self._closing - now)))
-                elif now >= host.ending:
-                    host.kill("close")
             return not self._hosts and not self._ended
 
     def at_work(self, batch: Batch | None = None) -> list[int]:
@@ -372,8 +378,7 @@ class Nested(Dispatcher):
             return [
                 host.child.pid
                 for host in self._hosts
-                if host.child is not None
-                and any(batch is None or lease.batch is batch for lease, _ in list(host.open.values()))
+                if host.child is not None and any(batch is None or lease.batch is batch for lease in host.leased())
             ]
 
     def _release_common(self) -> None:

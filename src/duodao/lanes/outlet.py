@@ -59,12 +59,17 @@ class Outlet:
             stream.finish()
 
 
-def packed(values: list[Any], errors: dict[int, bytes]) -> tuple[bytes, bool, payload.Buffers | None]:
-    """The values pickled; when one can't be, each by itself, and the bad ones among the errors."""
-    try:
-        body, large = payload.pack(values)
-    except Raised:
-        blobs, bad = wire.dump_each(values, "result")
-        errors.update({index: dump_error(error) for index, error in bad.items()})
-        return wire.plain(blobs), True, None
-    return body, False, large
+def packed(
+    values: list[Any], errors: dict[int, bytes], *, each_alone: bool = False
+) -> tuple[bytes, bool, payload.Buffers | None]:
+    """The values pickled; when one can't be, or if so asked, each by itself, and the bad ones among the errors."""
+    if not each_alone:
+        try:
+            body, large = payload.pack(values)
+        except Raised:
+            pass
+        else:
+            return body, False, large
+    blobs, bad = wire.dump_each(values, "result")
+    errors.update({index: dump_error(error) for index, error in bad.items()})
+    return wire.plain(blobs), True, None

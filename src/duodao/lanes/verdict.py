@@ -121,14 +121,15 @@ def culprit(link: Link, leases: list[Lease], work: Work) -> bool:
     if why == "unclean" or lease.cancelled:
         return False
     code = link.child.exitcode if link.child is not None else None
-    failure = _failure(why, described(lease, item), code if code is not None else -9, work, since)
+    guilty = failure(why, described(lease, item), code if code is not None else -9, work, since)
     lost(lease, lease.done, item - lease.done)
-    lease.deliver(Result(lease.batch, [None], positions=lease.places(item, 1), errors={0: failure}))
+    lease.deliver(Result(lease.batch, [None], positions=lease.places(item, 1), errors={0: guilty}))
     lease.done = item + 1
     return True
 
 
-def _failure(why: str, what: str, code: int, work: Work, since: float) -> Failure:
+def failure(why: str, what: str, code: int, work: Work, since: float) -> Failure:
+    """Why an item has no value whose worker died inside it, or was killed because of it."""
     from time import monotonic
 
     seconds = max(0.0, monotonic() - since)
