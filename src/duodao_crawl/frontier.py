@@ -24,6 +24,9 @@ from duodao_crawl.page import Request
 from duodao_crawl.robots import ALL, Desk, Rules
 from duodao_crawl.settings import Settings
 
+AT_ONCE = -1.0
+"""When a request is due that the journal holds: before all others, and without a slot."""
+
 
 @dataclass(slots=True)
 class Out:
@@ -163,7 +166,7 @@ class Frontier(Iterator[Request]):
                 continue
             if due > now:
                 return None, due - now
-            if due > 0 and self._in_air >= self._settings.concurrency:
+            if due != AT_ONCE and self._in_air >= self._settings.concurrency:
                 return None, None  # what lands wakes us
             heapq.heappop(self._heap)
             host.due = None
@@ -241,11 +244,11 @@ class Frontier(Iterator[Request]):
         slot = host.in_air < self._settings.per_host
         if host.urgent:
             at, _, request, _ = host.urgent[0]
-            urgent = 0.0 if self._known(request) else max(at, host.free_at) if slot else None
+            urgent = AT_ONCE if self._known(request) else max(at, host.free_at) if slot else None
         if host.rules is not None and self._room():
             entry = host.line.peek()
             if entry is not None:
-                ordinary = 0.0 if self._known(Request(entry[0])) else host.free_at if slot else None
+                ordinary = AT_ONCE if self._known(Request(entry[0])) else host.free_at if slot else None
         return urgent, ordinary
 
     def _land(self, out: Out) -> None:

@@ -1,0 +1,39 @@
+"""The waiting URLs of a crawl: in order, few of them in memory."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duodao_crawl.backlog import Backlog
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), max_size=200), st.integers(0, 5))
+def test_first_in_first_out(steps, limit):
+    """Any mix of puts and pops on two lines, whatever fits into memory, gives each line's entries in their order."""
+    backlog = Backlog(limit)
+    lines, model, number = {"a": backlog.line(), "b": backlog.line()}, {"a": [], "b": []}, 0
+    for name, put in steps:
+        line, kept = lines[name], model[name]
+        if put:
+            entry = (f"http://{name}/{number}", number)
+            number += 1
+            line.put(entry)
+            kept.append(entry)
+        else:
+            assert line.peek() == (kept[0] if kept else None)
+            if kept:
+                assert line.pop() == kept.pop(0)
+        assert len(line) == len(kept)
+    backlog.close()
+
+
+def test_memory_is_bounded():
+    """Of 20,000 URLs 100 are in memory; they all come back, in order."""
+    backlog = Backlog(100)
+    line = backlog.line()
+    for number in range(20_000):
+        line.put((f"http://a/{number}", 0))
+        assert len(line._memory) <= 100
+    assert [line.pop()[0] for _ in range(len(line))] == [f"http://a/{number}" for number in range(20_000)]
+    assert line.peek() is None
+    backlog.close()
+    backlog.close()

@@ -1,0 +1,214 @@
+"""The frontier: what may be fetched next, and when; one clock, moved by the test."""
+
+import threading
+
+import pytest
+
+from duodao_crawl.frontier import Frontier
+from duodao_crawl.page import Request
+from duodao_crawl.robots import ALL, Rules
+from duodao_crawl.settings import Settings
+
+A, B = "http://a", "http://b"
+
+
+class Bench:
+    """A frontier whose time the test moves. `out()` takes all that may go out now, and says when to look again."""
+
+    def __init__(self, known=(), **settings):
+        self.now, self.refused = 100.0, []
+        settings = {"robots": False, "rate": 1.0, **settings}
+        self.frontier = Frontier(
+            Settings(**settings), known=set(known).__contains__, clock=lambda: self.now,
+            refused=lambda url, depth, why: self.refused.append(url),
+        )  # fmt: skip
+        self.add, self.done, self.landed = self.frontier.add, self.frontier.done, self.frontier.landed
+
+    def out(self, after=0.0):
+        self.now += after
+        found = []
+        while True:
+            request, self.wait = self.frontier.take(self.now)
+            if request is None:
+                return found
+            found.append(request)
+
+    def urls(self, after=0.0):
+        return [request.url for request in self.out(after)]
+
+
+def test_one_host_is_paced():
+    """One request a second, and one at a time: the next when the last has landed and the second is over."""
+    bench = Bench()
+    bench.add([f"{A}/1", f"{A}/2", f"{A}/3"], 0)
+    assert bench.urls() == [f"{A}/1"]
+    assert bench.urls(5.0) == []
+    bench.landed(Request(f"{A}/1"))
+    assert bench.urls() == [f"{A}/2"]
+    bench.landed(Request(f"{A}/2"))
+    assert bench.urls() == []
+    assert bench.wait == pytest.approx(1.0)
+    assert bench.urls(0.5) == []
+    assert bench.urls(0.5) == [f"{A}/3"]
+
+
+def test_hosts_take_turns():
+    """Each host has its own pace; they go out side by side."""
+    bench = Bench(rate=None, per_host=2)
+    bench.add([f"{A}/1", f"{A}/2", f"{A}/3", f"{B}/1", f"{B}/2", f"{B}/3"], 0)
+    assert sorted(bench.urls()) == [f"{A}/1", f"{A}/2", f"{B}/1", f"{B}/2"]
+    bench.landed(Request(f"{B}/1"))
+    assert bench.urls() == [f"{B}/3"]
+
+
+def test_all_hosts_together_are_bounded():
+    """concurrency=3: a fourth request goes out when one has landed."""
+    bench = Bench(rate=None, concurrency=3)
+    bench.add([f"http://h{n}/" for n in range(10)], 0)
+    first = bench.urls()
+    assert len(first) == 3
+    bench.landed(Request(first[0]))
+    assert len(bench.urls()) == 1
+    bench.done(Request(first[0]))
+    assert bench.urls() == []
+    bench.done(Request(first[1]))
+    assert len(bench.urls()) == 1
+
+
+def test_a_url_is_queued_once():
+    """Also when it was fetched long ago."""
+    bench = Bench(rate=None)
+    bench.add([f"{A}/1", f"{A}/1"], 0)
+    assert bench.urls() == [f"{A}/1"]
+    assert bench.done(Request(f"{A}/1")) == 0
+    bench.add([f"{A}/1"], 3)
+    assert bench.urls() == []
+
+
+def test_robots_comes_first():
+    """Nothing but robots.txt goes out before it is known; then its rules and its delay hold."""
+    bench = Bench(robots=True, rate=10.0)
+    bench.add([f"{A}/1", f"{A}/no", f"{A}/2"], 0)
+    (robots,) = bench.out()
+    assert robots == Request(f"{A}/robots.txt", robots=True)
+    bench.landed(robots)
+    assert bench.urls(100.0) == []
+    bench.frontier.rule(robots, Rules(lambda url: not url.endswith("no"), delay=7.0))
+    bench.done(robots)
+    assert bench.urls() == [f"{A}/1"]
+    bench.done(Request(f"{A}/1"))
+    assert bench.urls(6.5) == []
+    assert bench.urls(0.5) == [f"{A}/2"]
+    assert bench.refused == [f"{A}/no"]
+
+
+def test_robots_of_two_hosts_in_one_place():
+    """A robots.txt that is moved to another host's is asked for once, and holds for both."""
+    bench = Bench(robots=True, rate=None)
+    bench.add([f"{A}/1", f"{B}/1"], 0)
+    of_a, of_b = sorted(bench.out())
+    bench.frontier.moved(of_a, of_b.url)
+    bench.done(of_a)
+    assert bench.out() == []
+    bench.frontier.rule(of_b, ALL)
+    bench.done(of_b)
+    assert sorted(bench.urls()) == [f"{A}/1", f"{B}/1"]
+
+
+def test_another_attempt_waits_alone_or_with_its_host():
+    """After a network error the URL waits, others go on; after a Retry-After the host waits."""
+    bench = Bench(rate=None)
+    bench.add([f"{A}/1", f"{A}/2", f"{A}/3"], 0)
+    bench.out()
+    bench.frontier.again(Request(f"{A}/1", 2), 0, 5.0)
+    bench.done(Request(f"{A}/1"))
+    assert bench.urls() == [f"{A}/2"]
+    bench.frontier.again(Request(f"{A}/2", 2), 0, 9.0, everyone=True)
+    bench.done(Request(f"{A}/2"))
+    assert bench.urls(8.0) == []
+    assert bench.out(1.0) == [Request(f"{A}/1", 2)]
+    bench.done(Request(f"{A}/1", 2))
+    assert bench.out() == [Request(f"{A}/2", 2)]
+    bench.done(Request(f"{A}/2", 2))
+    assert bench.urls() == [f"{A}/3"]
+
+
+def test_what_the_journal_has_is_not_paced():
+    """Recorded requests go out at once, without a slot; the others keep their pace."""
+    known = [Request(f"{A}/{n}") for n in range(50)]
+    bench = Bench(known)
+    bench.add([f"{A}/{n}" for n in range(52)], 0)
+    assert len(bench.out()) == 51
+    for request in known:
+        bench.landed(request)
+        bench.done(request)
+    assert bench.out() == []
+    bench.done(Request(f"{A}/50"))
+    assert bench.out(1.0) == [Request(f"{A}/51")]
+
+
+def test_a_recorded_attempt_does_not_wait():
+    """A retry that the journal holds comes at once, whatever its wait was."""
+    later = Request(f"{A}/1", 2)
+    bench = Bench([later])
+    bench.add([f"{A}/1"], 0)
+    bench.out()
+    bench.frontier.again(later, 0, 3600.0)
+    bench.done(Request(f"{A}/1"))
+    assert bench.out() == [later]
+
+
+def test_max_pages_counts_urls():
+    """Two URLs go out, with all their attempts; what is left is counted."""
+    bench = Bench(rate=None, max_pages=2, per_host=9)
+    bench.add([f"{A}/{n}" for n in range(5)], 0)
+    assert len(bench.out()) == 2
+    bench.frontier.again(Request(f"{A}/0", 2), 0, 0.0)
+    bench.done(Request(f"{A}/0"))
+    assert bench.out() == [Request(f"{A}/0", 2)]
+    assert bench.frontier.waiting == 3
+
+
+def test_the_depth_stays_with_the_url():
+    """`done` gives it back."""
+    bench = Bench(rate=None)
+    bench.add([f"{A}/1"], 7)
+    (request,) = bench.out()
+    assert (bench.frontier.depth(request), bench.done(request)) == (7, 7)
+
+
+def test_it_ends_when_nothing_can_come():
+    """The iterator waits as long as a page is out, which may bring links; then it ends."""
+    frontier = Frontier(Settings(robots=False, rate=None))
+    frontier.add([f"{A}/1"], 0)
+    seen, moved = [], threading.Semaphore(0)
+
+    def read():
+        for request in frontier:
+            seen.append(request.url)
+            moved.release()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert moved.acquire(timeout=10)
+    frontier.add([f"{A}/2"], 1)
+    frontier.done(Request(f"{A}/1"))
+    assert moved.acquire(timeout=10)
+    assert reader.is_alive()
+    frontier.done(Request(f"{A}/2"))
+    reader.join(10)
+    assert not reader.is_alive()
+    assert seen == [f"{A}/1", f"{A}/2"]
+    frontier.close()
+
+
+def test_close_wakes_who_waits():
+    """A frontier that is closed ends its iterator, although a page is out."""
+    frontier = Frontier(Settings(robots=False))
+    frontier.add([f"{A}/1"], 0)
+    assert next(frontier) == Request(f"{A}/1")
+    reader = threading.Thread(target=lambda: list(frontier))
+    reader.start()
+    frontier.close()
+    reader.join(10)
+    assert not reader.is_alive()
