@@ -145,8 +145,7 @@ class Decoded:
         if self._wbits is not None:
             if self._inflater is None:
                 self._inflater = zlib.decompressobj(self._wbits or _deflate(chunk))
-            # Bounded: a megabyte may stand for a thousand. What it holds back is asked for by the next chunk.
-            chunk = self._inflater.decompress(self._inflater.unconsumed_tail + chunk, self._most - self._size + 1)
+            chunk = self._inflater.decompress(chunk, self._most - self._size + 1)  # a megabyte may stand for a thousand
         self._size += len(chunk)
         self._parts.append(chunk)
         self.over = self._size > self._most
