@@ -1,4 +1,4 @@
-"""The program of the command lane's contract: one item per process, or JSON lines. python program_calls.py HOW WHAT …"""
+"""The program of the command lane's contract, one item per process or JSON lines: program_calls.py HOW WHAT …"""
 
 import json
 import os

@@ -47,6 +47,8 @@ class _Request:
         self.error: Exception | None = None
 
     def answer(self, error: Exception | None = None) -> None:
+        if error is not None:
+            self.child.kill()  # drops its lifeline
         self.error = error
         self.done.set()
         if self.then is not None:
