@@ -13,9 +13,6 @@ LIMIT = 100_000
 """URLs in memory, of all hosts together."""
 REFILL = 500
 
-Waiting = tuple[str, int]
-"""(URL, depth)."""
-
 
 class Backlog:
     """Not thread-safe: its frontier's lock is held around every call."""
@@ -40,8 +37,9 @@ class Backlog:
             self._db = sqlite3.connect("", check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = OFF")
             self._db.execute("PRAGMA synchronous = OFF")
-            self._db.execute("CREATE TABLE waiting (line INTEGER, id INTEGER, url TEXT, depth INTEGER,"
-                             " PRIMARY KEY (line, id)) WITHOUT ROWID")  # fmt: skip
+            self._db.execute(
+                "CREATE TABLE waiting (line INTEGER, id INTEGER, url TEXT, PRIMARY KEY (line, id)) WITHOUT ROWID"
+            )
         return self._db
 
 
@@ -50,29 +48,29 @@ class Line:
 
     def __init__(self, backlog: Backlog) -> None:
         self._backlog = backlog
-        self._memory: deque[Waiting] = deque()
+        self._memory: deque[str] = deque()
         self._first = self._next = 0  # ids on disk: from first, up to next
 
     def __len__(self) -> int:
         return len(self._memory) + self._next - self._first
 
-    def put(self, entry: Waiting) -> None:
+    def put(self, url: str) -> None:
         """At the end."""
         shared = self._backlog
         if self._next == self._first and shared._held < shared._limit:
             shared._held += 1
-            self._memory.append(entry)
+            self._memory.append(url)
             return
-        shared._disk().execute("INSERT INTO waiting VALUES (?, ?, ?, ?)", (id(self), self._next, *entry))
+        shared._disk().execute("INSERT INTO waiting VALUES (?, ?, ?)", (id(self), self._next, url))
         self._next += 1
 
-    def peek(self) -> Waiting | None:
+    def peek(self) -> str | None:
         """The first one, None when there is none."""
         if not self._memory and self._next > self._first:
             self._refill()
         return self._memory[0] if self._memory else None
 
-    def pop(self) -> Waiting:
+    def pop(self) -> str:
         """Take the first one away."""
         self.peek()
         self._backlog._held -= 1
@@ -81,8 +79,8 @@ class Line:
     def _refill(self) -> None:
         disk, upto = self._backlog._disk(), min(self._first + REFILL, self._next)
         where = (id(self), self._first, upto)
-        rows = disk.execute("SELECT url, depth FROM waiting WHERE line = ? AND id >= ? AND id < ? ORDER BY id", where)
-        self._memory.extend(rows)
+        rows = disk.execute("SELECT url FROM waiting WHERE line = ? AND id >= ? AND id < ? ORDER BY id", where)
+        self._memory.extend(url for (url,) in rows)
         disk.execute("DELETE FROM waiting WHERE line = ? AND id >= ? AND id < ?", where)
         self._backlog._held += len(self._memory)
         self._first = upto

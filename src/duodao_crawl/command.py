@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -169,20 +170,18 @@ def _drive(crawl: Crawl, sink: JsonLines, shown: Display | None, errors: list[Pa
     )
     complete = False
     try:
-        with interrupts:  # outermost: Ctrl-C must work while all the rest ends
+        with interrupts, contextlib.ExitStack() as stack:  # outermost: Ctrl-C must work while all the rest ends
+            stack.callback(lambda: sink.close(complete))
+            if shown is not None:
+                stack.callback(shown.close)
+            stack.enter_context(crawl)
             sink.open()
-            try:
-                with crawl:
-                    for number, page in enumerate(crawl):
-                        if page.error is not None:
-                            errors.append(page)
-                            del errors[SHOWN:]
-                        sink.write([Outcome(number, page.url, page._asdict())])
-                complete = not crawl.report.stopped
-            finally:
-                sink.close(complete)
-                if shown is not None:
-                    shown.close()
+            for number, page in enumerate(crawl):
+                if page.error is not None:
+                    errors.append(page)
+                    del errors[SHOWN:]
+                sink.write([Outcome(number, page.url, page._asdict())])
+            complete = not crawl.report.stopped
     except KeyboardInterrupt:
         write("duodao: stopped at once: what was under way is not in the results\n")
         return INTERRUPTED

@@ -33,7 +33,6 @@ class Out:
     """A request that was handed out and has not come back. in_air: it holds a slot of its host."""
 
     host: Host
-    depth: int
     in_air: bool
 
 
@@ -44,7 +43,7 @@ class Host:
     name: str
     line: Line
     rules: Rules | None
-    urgent: list[tuple[float, int, Request, int]] = field(default_factory=list)  # (not before, tie, request, depth)
+    urgent: list[tuple[float, int, Request]] = field(default_factory=list)  # (not before, tie, request)
     in_air: int = 0
     free_at: float = 0.0
     asked: bool = False
@@ -56,7 +55,7 @@ class Frontier(Iterator[Request]):
 
     def __init__(
         self, settings: Settings, *, known: Callable[[Request], bool] = lambda _: False,
-        refused: Callable[[str, int, str], None] = lambda *_: None, clock: Callable[[], float] = time.monotonic,
+        refused: Callable[[str, str], None] = lambda *_: None, clock: Callable[[], float] = time.monotonic,
         backlog: Backlog | None = None,
     ) -> None:  # fmt: skip
         self.waiting = 0
@@ -67,7 +66,7 @@ class Frontier(Iterator[Request]):
         self._clock = clock
         self._backlog = backlog or Backlog()
         self._desk = Desk()
-        self._seen: set[int] = set()
+        self._depths: dict[int, int] = {}  # by hash: 64 bits, keyed anew in each process; 100 bytes in place of a URL
         self._hosts: dict[str, Host] = {}
         self._heap: list[tuple[float, int, Host]] = []
         self._tie = 0
@@ -80,14 +79,17 @@ class Frontier(Iterator[Request]):
 
     def add(self, urls: Iterable[str], depth: int) -> None:
         """Queue those canonical URLs that were never queued."""
+        depths = self._depths
         with self._changed:
             for url in urls:
-                mark = hash(url)  # 64 bits, keyed anew in each process: 90 bytes per URL in place of the URL
-                if mark in self._seen:
+                mark = hash(url)
+                before = depths.get(mark)
+                if before is None or depth < before:
+                    depths[mark] = depth
+                if before is not None:
                     continue
-                self._seen.add(mark)
                 host = self._host(origin(url))
-                host.line.put((url, depth))
+                host.line.put(url)
                 self.waiting += 1
                 if host.rules is None and not host.asked:
                     host.asked = True
@@ -96,11 +98,11 @@ class Frontier(Iterator[Request]):
                 self._schedule(host)
             self._changed.notify_all()
 
-    def again(self, request: Request, depth: int, wait: float, *, everyone: bool = False) -> None:
+    def again(self, request: Request, wait: float, *, everyone: bool = False) -> None:
         """Queue a request that comes after another one, not before `wait` seconds; `everyone`: its host waits, too."""
         with self._changed:
             host = self._host(origin(request.url))
-            self._urge(host, request, depth, 0.0 if self._known(request) else wait)
+            self._urge(host, request, 0.0 if self._known(request) else wait)
             if everyone:
                 host.free_at = max(host.free_at, self._clock() + wait)
             self._schedule(host)
@@ -124,18 +126,17 @@ class Frontier(Iterator[Request]):
                 self._land(out)
                 self._changed.notify_all()
 
-    def done(self, request: Request) -> int:
-        """Its page has come, and all it led to was added; its depth. Ends the iterator when it was the last."""
+    def done(self, request: Request) -> None:
+        """Its page has come, and all it led to was added: the iterator ends when this was the last."""
         with self._changed:
             out = self._out.pop(request)
             if out.in_air:
                 self._land(out)
             self._changed.notify_all()
-            return out.depth
 
-    def depth(self, request: Request) -> int:
-        """The depth of a request that is out."""
-        return self._out[request].depth
+    def depth(self, url: str) -> int:
+        """The fewest links, of those found so far, that lead from a seed to a URL that was queued."""
+        return self._depths[hash(url)]
 
     def close(self) -> None:
         """Hand out nothing more: whoever waits in `next()` gets the end. Idempotent."""
@@ -180,19 +181,19 @@ class Frontier(Iterator[Request]):
         """Take the request of `host` that is due; None when the rules forbid it."""
         urgent, ordinary = self._dues(host)
         if urgent is not None and (ordinary is None or urgent <= ordinary):
-            _, _, request, depth = heapq.heappop(host.urgent)
+            _, _, request = heapq.heappop(host.urgent)
         elif ordinary is not None and host.rules is not None:
-            url, depth = host.line.pop()
+            url = host.line.pop()
             request = Request(url)
             self.waiting -= 1
             if not host.rules.allows(url):
-                self._refused(url, depth, host.rules.why)
+                self._refused(url, host.rules.why)
                 return None
             self.fetched += 1
         else:
             return None
         wire = not self._known(request)
-        self._out[request] = Out(host, depth, wire)
+        self._out[request] = Out(host, wire)
         if wire:
             host.in_air += 1
             self._in_air += 1
@@ -216,7 +217,7 @@ class Frontier(Iterator[Request]):
         self._settle(settled)
         if needed:
             host = self._host(origin(url))
-            self._urge(host, Request(url, robots=True), 0, 0.0)
+            self._urge(host, Request(url, robots=True), 0.0)
             self._schedule(host)
         self._changed.notify_all()
 
@@ -227,9 +228,9 @@ class Frontier(Iterator[Request]):
             self._schedule(host)
         self._changed.notify_all()
 
-    def _urge(self, host: Host, request: Request, depth: int, wait: float) -> None:
+    def _urge(self, host: Host, request: Request, wait: float) -> None:
         self._tie += 1
-        heapq.heappush(host.urgent, (self._clock() + wait, self._tie, request, depth))
+        heapq.heappush(host.urgent, (self._clock() + wait, self._tie, request))
 
     def _schedule(self, host: Host) -> None:
         due = min((due for due in self._dues(host) if due is not None), default=None)
@@ -243,12 +244,12 @@ class Frontier(Iterator[Request]):
         urgent = ordinary = None
         slot = host.in_air < self._settings.per_host
         if host.urgent:
-            at, _, request, _ = host.urgent[0]
+            at, _, request = host.urgent[0]
             urgent = AT_ONCE if self._known(request) else max(at, host.free_at) if slot else None
         if host.rules is not None and self._room():
-            entry = host.line.peek()
-            if entry is not None:
-                ordinary = AT_ONCE if self._known(Request(entry[0])) else host.free_at if slot else None
+            url = host.line.peek()
+            if url is not None:
+                ordinary = AT_ONCE if self._known(Request(url)) else host.free_at if slot else None
         return urgent, ordinary
 
     def _land(self, out: Out) -> None:

@@ -43,10 +43,10 @@ class Page(NamedTuple):
     url: canonical. status: of the answer, None without one. type: media type. title, links: of an HTML page; links are
     canonical URLs, each once, in the order of the page. size: bytes of the body as decoded, or as announced where it
     was not read (only HTML is). hash: BLAKE2b-128 of the body, in hex. same_as: the first page of the crawl with that
-    hash. redirect: where the answer points to; that page has its own line, whose `via` lists who pointed to it. depth:
-    links from a seed. seconds: of the last attempt. attempts: 1 without retries. error: why there is no page, or why
-    it isn't whole. noindex, nofollow: what the page asks of robots; a crawl obeys the second, and rel=nofollow of
-    single links.
+    hash. redirect: where the answer points to; that page has its own line, whose `via` lists who pointed to it.
+    depth: links from a seed, on the shortest way that was known when it came. seconds: of the last attempt.
+    attempts: 1 without retries, 0 where none was allowed. error: why there is no page, or why it isn't whole.
+    noindex, nofollow: what the page asks of robots; a crawl obeys the second, and rel=nofollow of single links.
     """
 
     url: str

@@ -157,12 +157,12 @@ class Crawl:
     def _again(self, parsed: Parsed) -> None:
         request = parsed.request
         self.report.retried += 1
-        later, depth = request._replace(attempt=request.attempt + 1), self._frontier.depth(request)
+        later = request._replace(attempt=request.attempt + 1)
         if parsed.wait is not None:  # the server's own word is for all of its host
-            self._frontier.again(later, depth, parsed.wait, everyone=True)
+            self._frontier.again(later, parsed.wait, everyone=True)
         else:
             pause = min(60.0, 2.0 ** (request.attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - it spreads load
-            self._frontier.again(later, depth, pause)
+            self._frontier.again(later, pause)
 
     def _obey(self, parsed: Parsed) -> None:
         request, page = parsed.request, parsed.page
@@ -178,7 +178,8 @@ class Crawl:
             self._frontier.rule(request, robots.read(parsed.text, self.settings.user_agent))
 
     def _follow(self, parsed: Parsed) -> Page:
-        depth, url = self._frontier.depth(parsed.request), parsed.request.url
+        url = parsed.request.url
+        depth = self._frontier.depth(url)
         page = parsed.page._replace(depth=depth, via=self._via.pop(url, ()))
         if page.redirect is not None:
             return self._hop(page)
@@ -207,9 +208,9 @@ class Crawl:
             self._frontier.add([target], page.depth)
         return page
 
-    def _refuse(self, url: str, depth: int, why: str) -> None:
+    def _refuse(self, url: str, why: str) -> None:
         self.report.refused += 1
-        if depth == 0:
+        if self._frontier.depth(url) == 0:
             self._refused.append(Page(url, None, "", "", [], None, None, None, 0, 0.0, 0, why))
 
     def _count(self, page: Page) -> Page:

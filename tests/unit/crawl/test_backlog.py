@@ -14,7 +14,7 @@ def test_first_in_first_out(steps, limit):
     for name, put in steps:
         line, kept = lines[name], model[name]
         if put:
-            entry = (f"http://{name}/{number}", number)
+            entry = f"http://{name}/{number}"
             number += 1
             line.put(entry)
             kept.append(entry)
@@ -31,9 +31,9 @@ def test_memory_is_bounded():
     backlog = Backlog(100)
     line = backlog.line()
     for number in range(20_000):
-        line.put((f"http://a/{number}", 0))
+        line.put(f"http://a/{number}")
         assert len(line._memory) <= 100
-    assert [line.pop()[0] for _ in range(len(line))] == [f"http://a/{number}" for number in range(20_000)]
+    assert [line.pop() for _ in range(len(line))] == [f"http://a/{number}" for number in range(20_000)]
     assert line.peek() is None
     backlog.close()
     backlog.close()

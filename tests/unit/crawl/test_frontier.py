@@ -20,7 +20,7 @@ class Bench:
         settings = {"robots": False, "rate": 1.0, **settings}
         self.frontier = Frontier(
             Settings(**settings), known=set(known).__contains__, clock=lambda: self.now,
-            refused=lambda url, depth, why: self.refused.append(url),
+            refused=lambda url, why: self.refused.append(url),
         )  # fmt: skip
         self.add, self.done, self.landed = self.frontier.add, self.frontier.done, self.frontier.landed
 
@@ -80,7 +80,7 @@ def test_a_url_is_queued_once():
     bench = Bench(rate=None)
     bench.add([f"{A}/1", f"{A}/1"], 0)
     assert bench.urls() == [f"{A}/1"]
-    assert bench.done(Request(f"{A}/1")) == 0
+    bench.done(Request(f"{A}/1"))
     bench.add([f"{A}/1"], 3)
     assert bench.urls() == []
 
@@ -120,10 +120,10 @@ def test_another_attempt_waits_alone_or_with_its_host():
     bench = Bench(rate=None)
     bench.add([f"{A}/1", f"{A}/2", f"{A}/3"], 0)
     bench.out()
-    bench.frontier.again(Request(f"{A}/1", 2), 0, 5.0)
+    bench.frontier.again(Request(f"{A}/1", 2), 5.0)
     bench.done(Request(f"{A}/1"))
     assert bench.urls() == [f"{A}/2"]
-    bench.frontier.again(Request(f"{A}/2", 2), 0, 9.0, everyone=True)
+    bench.frontier.again(Request(f"{A}/2", 2), 9.0, everyone=True)
     bench.done(Request(f"{A}/2"))
     assert bench.urls(8.0) == []
     assert bench.out(1.0) == [Request(f"{A}/1", 2)]
@@ -153,7 +153,7 @@ def test_a_recorded_attempt_does_not_wait():
     bench = Bench([later])
     bench.add([f"{A}/1"], 0)
     bench.out()
-    bench.frontier.again(later, 0, 3600.0)
+    bench.frontier.again(later, 3600.0)
     bench.done(Request(f"{A}/1"))
     assert bench.out() == [later]
 
@@ -163,18 +163,21 @@ def test_max_pages_counts_urls():
     bench = Bench(rate=None, max_pages=2, per_host=9)
     bench.add([f"{A}/{n}" for n in range(5)], 0)
     assert len(bench.out()) == 2
-    bench.frontier.again(Request(f"{A}/0", 2), 0, 0.0)
+    bench.frontier.again(Request(f"{A}/0", 2), 0.0)
     bench.done(Request(f"{A}/0"))
     assert bench.out() == [Request(f"{A}/0", 2)]
     assert bench.frontier.waiting == 3
 
 
-def test_the_depth_stays_with_the_url():
-    """`done` gives it back."""
+def test_the_depth_is_of_the_shortest_way():
+    """Also when that was found while the URL waited, or was out."""
     bench = Bench(rate=None)
-    bench.add([f"{A}/1"], 7)
-    (request,) = bench.out()
-    assert (bench.frontier.depth(request), bench.done(request)) == (7, 7)
+    for depth in (7, 3, 5):
+        bench.add([f"{A}/1"], depth)
+    bench.out()
+    assert bench.frontier.depth(f"{A}/1") == 3
+    bench.add([f"{A}/1"], 2)
+    assert bench.frontier.depth(f"{A}/1") == 2
 
 
 def test_it_ends_when_nothing_can_come():
