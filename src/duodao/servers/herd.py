@@ -69,7 +69,7 @@ class _Member:
 class Herd:
     """Serves `sockets`, one process each. What Server does for processes > 1; every method from any thread.
 
-    error: why it has ended by itself, or None. The sockets stay the caller's: close them when it has ended.
+    error: why it has ended by itself, or None. It closes the sockets when it ends.
     """
 
     def __init__(self, work: Any, options: Options, sockets: Sequence[socket.socket]) -> None:
@@ -308,6 +308,8 @@ class Herd:
                 member.child.kill()
                 member.control.close()
                 self._members[slot] = None
+        for sock in self._sockets:
+            sock.close()
         with self._bells:
             self._over.set()
             for fd in (self._bell, self._ring):
