@@ -1,7 +1,7 @@
 """Who holds the hub: while calls run, a native thread asks it for a sign of life, and sees where its thread stands.
 
     native thread ── async ──► hub ── `_sign` released ──► it goes on
-        └── no sign for STUCK: note the stack, and whose call it is; when the sign comes, the lane tells the user
+        └── no sign for STUCK, in one call: note its stack; when the sign comes, the lane tells the user
             └── that call's time is over: `hung` delivers it, and the process is killed: nothing else ends such a call
 
 C code that keeps the GIL keeps this thread from running, too. It is noticed afterwards, by how late this thread is and
@@ -17,13 +17,14 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic, perf_counter
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import gevent
 from gevent.monkey import get_original
@@ -31,7 +32,9 @@ from gevent.monkey import get_original
 from duodao.lanes.base import Work
 
 STUCK = 0.100
-"""Seconds without a sign of life before the user is told."""
+"""Seconds that one call may hold the hub before the user is told."""
+LOOK = 0.050
+"""Seconds between two looks at a hub that doesn't answer."""
 PERIOD = 0.100
 """Seconds between two questions."""
 MERCY = 0.5
@@ -100,10 +103,10 @@ class Vigil:
         self._closing = False
         self._started = False
         self._asked: float | None = None
-        self._seen: Stack = ()
+        self._seen: tuple[float, Stack] | None = None
         self._missed: Held | None = None
-        self._rose = 0.0
-        self._spent = 0.0
+        self._rose = self._spent = self._queued = 0.0
+        self._tid = threading.get_native_id()
         self._async = hub.loop.async_()
         self._async.ref = False
 
@@ -136,12 +139,11 @@ class Vigil:
         asked, self._asked = self._asked, None
         if asked is None:
             return
-        seconds = monotonic() - asked
-        seen, self._seen = self._seen, ()
+        seen, self._seen = self._seen, None
         missed, self._missed = self._missed, None
         self._sign.release()
-        if seen:
-            self._told(Held(seconds, seen))
+        if seen is not None:
+            self._told(Held(monotonic() - seen[0], seen[1]))
         elif missed is not None:
             self._told(missed)
 
@@ -171,50 +173,98 @@ class Vigil:
 
     def _awake(self, due: float) -> None:
         """C code that keeps the GIL lets nobody ask: it is seen by how late this thread is, and by the CPU it took."""
-        late = monotonic() - due
+        now = monotonic()
         spent, self._spent = self._spent, self._cpu()
+        queued, self._queued = self._queued, _queued()
+        late = now - due - (self._queued - queued)
         if late > STUCK and self._spent - spent > late / 4:
-            stack, hand = self._look()
-            if hand is not None:
-                self._missed = Held(late, stack)
-
-    def _cpu(self) -> float:
-        """Seconds that the hub's thread has run."""
-        return 0.0 if _clock_of is None else time.clock_gettime(_clock_of(self._main))
+            look = self._look(now)
+            if look.hand is not None and not look.is_import:
+                self._missed = Held(late, look.stack)
 
     def _ask(self) -> None:
+        """Ask, and look until the answer comes. Who is seen twice holds the hub; a thousand that each take a
+        millisecond of the same turn don't."""
         self._asked = asked = monotonic()
+        last, first = _Look(asked, (), None, None, self._cpu()), None
         self._async.send()
-        while not self._sign.acquire(True, STUCK) and not self._closing:  # closing: the hub's thread waits for us
-            stack, hand = self._look()
-            if self._asked is None or _idle(stack):
-                continue  # it answered as we looked, or it only lacks a CPU, or the lane reads nothing now
-            self._seen = stack
-            if self._limit is None:
+        while not self._sign.acquire(True, LOOK) and not self._closing:  # closing: the hub's thread waits for us
+            look = self._look(monotonic())
+            if self._asked is None:  # it answered as we looked
                 continue
-            late = monotonic() - asked if hand is None else perf_counter() - hand.began
-            if late > self._limit + MERCY:
-                try:
-                    if hand is not None:
-                        self._hung(hand, Held(late, stack))
-                finally:
-                    os.kill(os.getpid(), signal.SIGKILL)
+            if first is None or not look.is_same(first):
+                first = look._replace(at=last.at, cpu=last.cpu)
+            last = look
+            seconds = look.at - first.at
+            if look.is_idle or seconds < STUCK or (look.cpu - first.cpu < seconds / 4 and self._is_queued()):
+                continue
+            if not look.is_import:
+                self._seen = first.at, look.stack
+            if self._limit is not None and seconds > MERCY:
+                called = seconds if look.hand is None else perf_counter() - look.hand.began
+                if called > self._limit + MERCY:
+                    self._kill(look, called)
 
-    def _look(self) -> tuple[Stack, Any]:
+    def _kill(self, look: _Look, seconds: float) -> None:
+        try:
+            if look.hand is not None:
+                self._hung(look.hand, Held(seconds, look.stack))
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _look(self, now: float) -> _Look:
         """Where the hub's thread stands, and which worker's call that is."""
         frame: FrameType | None = sys._current_frames().get(self._main)
         stack = []
+        root: Any = None
         hand = None
         while frame is not None:
             code = frame.f_code
             if code.co_name == "_labour" and code.co_filename.startswith(_OURS):
                 hand = frame.f_locals.get("me")
+                root = hand, frame.f_locals.get("position")
                 break
+            root = frame
             stack.append((code.co_filename, frame.f_lineno, code.co_name))
             frame = frame.f_back
-        return tuple(stack[::-1]), hand
+        return _Look(now, tuple(stack[::-1]), root, hand, self._cpu())
+
+    def _cpu(self) -> float:
+        """Seconds that the hub's thread has run."""
+        return 0.0 if _clock_of is None else time.clock_gettime(_clock_of(self._main))
+
+    def _is_queued(self) -> bool:
+        """Could the hub's thread run, if it had a CPU?"""
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{self._tid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] == b"R"
+        return False
 
 
-def _idle(stack: Stack) -> bool:
-    """Is it in none of the user's code?"""
-    return not stack or stack[-1][0].startswith((_OURS, _GEVENT))
+class _Look(NamedTuple):
+    """What was seen. at: when. root: equal in two looks when it is the same call. cpu: seconds the thread had run."""
+
+    at: float
+    stack: Stack
+    root: Any
+    hand: Any
+    cpu: float
+
+    def is_same(self, other: _Look) -> bool:
+        return self.root is other.root or (self.hand is not None and self.root == other.root)
+
+    @property
+    def is_idle(self) -> bool:
+        """Is it in none of the user's code, but in the hub, or in what sends outcomes?"""
+        return not self.stack or self.stack[-1][0].startswith((_OURS, _GEVENT))
+
+    @property
+    def is_import(self) -> bool:
+        """Modules are loaded once: no call is to be named for it."""
+        return any(file.startswith("<frozen importlib") for file, _, _ in self.stack)
+
+
+def _queued() -> float:
+    """Seconds that this thread has waited for a CPU."""
+    with contextlib.suppress(OSError, IndexError), open("/proc/thread-self/schedstat", "rb") as file:
+        return int(file.read().split()[1]) / 1e9
+    return 0.0
