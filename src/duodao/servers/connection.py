@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from time import perf_counter
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from duodao.servers.dispatch import Call
+from duodao.servers.dispatch import HELD, Call
 from duodao.servers.framing import AT_ONCE
 from duodao.servers.session import CROWD, Session
 
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 PIPELINED = 64
 """Calls of one connection that may be under way."""
-HELD = 0.020
-"""Seconds an inline call may hold the loop."""
+_RETURN = ord("\r")
 BREATH = 0.005
 """Seconds after which a connection with more to do lets others have a turn."""
 
@@ -39,16 +38,17 @@ class Connection(asyncio.Protocol):
     """received, sent: bytes; messages: whole ones. full: write_high is unsent. lost: the connection is no more."""
 
     __slots__ = (
-        "_calls", "_dispatch", "_ended", "_finishing", "_framer", "_left", "_paused", "_resting", "_retiring", "_shut",
-        "_take", "_taken", "_text", "_transport", "_trouble", "_worker", "_wrap", "_write", "full", "lost", "mark",
-        "messages", "peer", "quiet", "received", "sent", "session",
+        "_calls", "_dispatch", "_ended", "_finishing", "_framer", "_left", "_limit", "_paused", "_quick", "_resting",
+        "_retiring", "_shut", "_taken", "_text", "_transport", "_trouble", "_worker", "_wrap", "_write", "full", "lost",
+        "mark", "messages", "peer", "quiet", "received", "sent", "session",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, peer: str = "") -> None:
         self._worker = worker
         self._dispatch = worker.dispatch
         self._framer = worker.framer()
-        self._take = self._framer.take
+        self._quick: Any = None  # the function, while a whole line may go to it at once
+        self._limit = worker.options.max_frame
         self._wrap = self._framer.wrap
         self._text = worker.handler.text
         self._calls: deque[Call] | None = None  # made when first needed: an empty one takes 600 bytes
@@ -81,18 +81,29 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes, cut anywhere."""
-        self.received += len(data)
-        inline = self._dispatch.inline
-        if inline is None or self._text or self._calls or self._finishing or self._left or self._resting:
-            if not self._finishing:
-                self._pump(data)
-            return
-        messages = self._take(data)
-        if messages:
-            self.messages += len(messages)
-            self._answer(inline, messages)
-        if self._framer.more or self._framer.over:
-            self._pump()
+        call, size = self._quick, len(data)
+        self.received += size
+        if call is not None and size <= self._limit:
+            line, end, rest = data.partition(b"\n")
+            if end and not rest and not (line and line[-1] == _RETURN):
+                self.messages += 1
+                try:
+                    reply = call(line)
+                except Exception as error:
+                    self._fail(error, line, [])
+                    return
+                if type(reply) is bytes:
+                    self.sent += len(reply) + 1
+                    self._write(reply + b"\n")
+                elif reply is not None:
+                    self._answer(lambda _: reply, [line])  # it says what is wrong with it
+                now, dispatch = monotonic(), self._dispatch
+                if now - dispatch.last > HELD:
+                    dispatch.suspect(now)
+                dispatch.last = now
+                return
+        if not self._finishing:
+            self._pump(data)
 
     def eof_received(self) -> bool:
         """The peer has said all it has to say; what it is owed is still sent."""
@@ -135,7 +146,7 @@ class Connection(asyncio.Protocol):
 
     def _pump(self, data: bytes = b"") -> None:
         """Handle what has come and what was left, as far as the bounds allow."""
-        framer, until = self._framer, perf_counter() + BREATH
+        framer, until = self._framer, monotonic() + BREATH
         while not self._finishing:
             if self._left:
                 messages, self._left = self._left, []
@@ -150,7 +161,7 @@ class Connection(asyncio.Protocol):
                 self._spoilt()
             elif self._room() <= 0 or not (framer.more or self._left or data):
                 break
-            elif perf_counter() > until:
+            elif monotonic() > until:
                 self._resting = True
                 self._worker.loop.call_soon(self._rested)
                 break
@@ -188,14 +199,13 @@ class Connection(asyncio.Protocol):
         """Call the handler here and write its replies together."""
         replies: list[bytes] = []
         size, high = 0, self._worker.write_high
-        began = perf_counter()
+        began = monotonic()
         try:
             for at, message in enumerate(messages, 1):
                 reply = call(message)
                 if reply is None:
                     continue
-                if type(reply) is not bytes:
-                    reply = self._encode(reply)
+                reply = self._encode(reply)
                 replies.append(reply)
                 size += len(reply)
                 if size > high:
@@ -208,10 +218,8 @@ class Connection(asyncio.Protocol):
             self._fail(error, message, replies)
             replies = []
         if replies:
-            data = self._wrap(replies)
-            self.sent += len(data)
-            self._write(data)
-        seconds = perf_counter() - began
+            self.write(self._wrap(replies))
+        seconds = monotonic() - began
         if seconds > HELD:
             self._dispatch.held(seconds)
 
@@ -221,7 +229,7 @@ class Connection(asyncio.Protocol):
             if isinstance(reply, str):
                 return reply.encode()
         elif isinstance(reply, (bytes, bytearray, memoryview)):
-            return bytes(reply)
+            return bytes(reply)  # of bytes: the same object
         valid = "str" if self._text else "bytes"
         raise TypeError(
             f"{self._worker.handler.work.name} returned {type(reply).__name__}; "
@@ -351,7 +359,8 @@ class Connection(asyncio.Protocol):
             self.finish()
 
     def _after(self) -> None:
-        """Something has changed: is it over, and is it to be read?"""
+        """Something has changed: is it over, is it to be read, and may lines go straight to the handler?"""
+        self.refresh()
         if self.lost or self._shut:
             return
         if self.over and not (self._calls if self._finishing else self.owes()):
@@ -364,6 +373,11 @@ class Connection(asyncio.Protocol):
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
+
+    def refresh(self) -> None:
+        """Take the short way while nothing waits that a message would have to queue behind."""
+        waits = self._calls or self._left or self._resting or self._framer.rest or self.full or self.over
+        self._quick = None if waits else self._dispatch.quick
 
     def _shut_down(self) -> None:
         self._shut = self._finishing = True

@@ -16,6 +16,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from duodao.lanes.base import Batch, Failure, Lane, Result
@@ -30,6 +31,8 @@ TINY = 100e-6
 """Seconds per call under which a hand-over to another thread or process costs more than it gains."""
 SEEN = 5
 """Calls that must have been measured before they are found tiny."""
+HELD = 0.020
+"""Seconds an inline call may hold the loop."""
 CHANCES = 3
 """So often may inline calls hold the loop until they are kept off it for good: once may be the machine's doing."""
 _log = logging.getLogger("duodao.servers")
@@ -51,13 +54,19 @@ class Call:
 class Dispatch:
     """Where the calls of one process run. inline: the function when its calls run on the loop, else None.
 
-    lane, why: as figures show them.
+    quick: inline, when a line may go to it straight from the loop. last: when such a call ended. lane, why: as figures
+    show them. changed: is called when inline or quick has changed.
     """
 
-    def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
         self._handler = handler
         self._loop = loop
+        self._changed = changed
         self.inline: Callable[[Any], Any] | None = None
+        self.quick: Callable[[Any], Any] | None = None
+        self.last = 0.0
+        # uvloop keeps the time at which a turn began, so one reading after a call tells how long it took at most.
+        self._turns = type(loop).__module__.partition(".")[0] == "uvloop" and abs(loop.time() - monotonic()) < 1.0
         self.lane, self.why = handler.lane, "it was asked for"
         self._open: Lane | None = None
         self._measuring = False
@@ -81,7 +90,7 @@ class Dispatch:
         if handler.kind == "session":
             self.lane, self.why = "coroutine", "a session is a coroutine of the server's own loop"
         elif handler.lane == "inline":
-            self.inline = handler.work.function
+            self._call_inline()
         elif handler.work.is_async:
             self.lane, self.why = "coroutine", "it is an async function"
             self._become(make("coroutine", handler.work, handler.workers, loop=self._loop))
@@ -125,7 +134,19 @@ class Dispatch:
         if lane.name != "inline":
             self.why = f"{duration(self._spent / self._count)} per call is less than handing it over would cost"
         self.lane = "inline"
+        self._call_inline()
+
+    def _call_inline(self) -> None:
         self.inline = self._handler.work.function
+        if self._turns and self._handler.framing == "line" and not self._handler.text:
+            self.quick = self.inline
+        self._changed()
+
+    def suspect(self, now: float) -> None:
+        """Since `last` more time has gone by than a call may take: was it the call's?"""
+        took = now - max(self.last, self._loop.time())
+        if took > HELD:
+            self.held(took)
 
     def held(self, seconds: float) -> None:
         """An inline call has held the loop so long: say so, and measure anew where its calls should run."""
@@ -138,7 +159,8 @@ class Dispatch:
             return
         _log.warning("%s held the event loop for %.0f ms: its calls leave the loop and are measured again",
                      name, seconds * 1e3)  # fmt: skip
-        self.inline = None
+        self.inline = self.quick = None
+        self._changed()
         if self._open is not None:
             self._retire(self._open)
         self._measure()

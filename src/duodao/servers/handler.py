@@ -15,10 +15,10 @@ class Handler:
     """kind: "message", called with each message, or "session", a coroutine per connection. text: messages are str.
 
     lane: "auto", "inline", "thread", "process" or "coroutine". workers: calls in flight at most, None for the lane's
-    own width.
+    own width. framing: of its messages.
     """
 
-    __slots__ = ("kind", "lane", "text", "work", "workers")
+    __slots__ = ("framing", "kind", "lane", "text", "work", "workers")
 
     def __init__(self, work: Any, options: Options) -> None:
         """Raises UsageError that names what a handler can be."""
@@ -29,7 +29,7 @@ class Handler:
         if not callable(work):
             raise UsageError(f"a handler is a function of one message, not {work!r}")
         self.work: Work = make_stage(work, {}).work
-        self.lane, self.workers = options.lane, options.workers
+        self.lane, self.workers, self.framing = options.lane, options.workers, options.framing
         parameter = _parameter(work)
         note = _annotation(parameter)
         session = parameter is not None and (note in ("Session", "duodao.Session") or parameter.name == "session")

@@ -18,8 +18,8 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol, Unpack
 
 from duodao.errors import Closed
-from duodao.lanes.eventloop import LoopThread
-from duodao.servers import tls
+from duodao.lanes.eventloop import LoopThread, post
+from duodao.servers import listening, tls
 from duodao.servers.figures import Figures
 from duodao.servers.handler import Handler
 from duodao.servers.options import Options, ServeOptions, check
@@ -63,12 +63,15 @@ class Alone:
 
         self.error: BaseException | None = None
         self._options = options
+        self._sockets = list(sockets)
         self._worker = make_worker(work, options, list(sockets))
         self._thread: LoopThread | None = None
         self._lock = threading.Lock()
+        self._asking: set[queue.SimpleQueue[tuple[Any, BaseException | None]]] = set()  # who waits for the loop
         self._ending = False
         self._ended = threading.Event()
         self._last: list[Figures] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Returns when it accepts."""
@@ -91,6 +94,9 @@ class Alone:
 
     def drain(self) -> None:
         """End within options.grace."""
+        for sock in self._sockets:
+            if sock.fileno() >= 0:
+                listening.shut(sock)
         self._finish(lambda: self._worker.drain(self._options.grace))
 
     def close(self) -> None:
@@ -116,25 +122,40 @@ class Alone:
     def _end(self) -> None:
         if self._thread is not None:
             self._thread.close(1.0)
-        self._ended.set()
+        with self._lock:
+            self._ended.set()
+            for outcome in self._asking:  # what the loop never came to
+                outcome.put((None, Closed("the server has ended")))
 
     async def _look(self) -> Figures:
         return self._worker.figures()  # type: ignore[no-any-return]
 
     def _on_loop(self, make: Callable[[], Any]) -> Any:
         """What a coroutine on the server's loop returns or raises. Closed when there is no loop any more."""
-        if self._thread is None or self._ended.is_set():
-            raise Closed("the server has ended")
         outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
         async def run() -> None:
             try:
                 outcome.put((await make(), None))
+            except asyncio.CancelledError:  # the loop ends
+                outcome.put((None, Closed("the server has ended")))
             except BaseException as error:
                 outcome.put((None, error))
 
-        asyncio.run_coroutine_threadsafe(run(), self._thread.loop)
+        def begin() -> None:
+            task = loop.create_task(run())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        with self._lock:
+            if self._thread is None or self._ended.is_set():
+                raise Closed("the server has ended")
+            loop = self._thread.loop
+            self._asking.add(outcome)
+        post(loop, begin)
         value, error = outcome.get()
+        with self._lock:
+            self._asking.discard(outcome)
         if error is not None:
             raise error
         return value
@@ -163,8 +184,6 @@ class Server:
         """Accept connections; returns when it does. Raises Broken, naming the address, when it can't be bound."""
         if self._carrier is not None:
             raise Closed("a Server starts once: make another")
-        from duodao.servers import listening
-
         listening.raise_limit()  # each connection is a descriptor
         sockets = listening.open_all(self._options)
         try:
@@ -199,7 +218,7 @@ class Server:
         return self._started().figures()
 
     def drain(self) -> None:
-        """Accept no more, answer what has come within `grace` seconds, tell sessions, close; returns when it is over."""
+        """Accept no more, answer what has come within `grace` seconds, tell sessions; returns when it is over."""
         carrier = self._started()
         carrier.drain()
         self._close_sockets()

@@ -60,7 +60,7 @@ class Worker:
         """Accepts when it returns."""
         options = self.options
         self.loop = loop = asyncio.get_running_loop()
-        self.dispatch = Dispatch(self.handler, loop)
+        self.dispatch = Dispatch(self.handler, loop, self._refresh)
         self._empty = asyncio.Event()
         self.timeouts = Timeouts(loop)
         looks = None if options.idle is None else options.idle / LOOKS
@@ -124,6 +124,10 @@ class Worker:
             self.loop.call_soon(self.loop.call_soon, turned.set_result, None)
             await turned
 
+    def _refresh(self) -> None:
+        for connection in self._connections:
+            connection.refresh()
+
     # -- figures and the other processes ------------------------------------------------------------------------------
 
     def figures(self) -> Figures:
@@ -148,7 +152,7 @@ class Worker:
     def admit(self, connection: Connection, transport: Any) -> None:
         """A connection is there: serve it, or refuse it."""
         self._gone.accepted += 1
-        if len(self._connections) >= self.options.max_connections:
+        if len(self._connections) + len(self.awaited.due) >= self.options.max_connections:
             self._gone.refused += 1
             transport.abort()
             return
@@ -158,6 +162,7 @@ class Worker:
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.refresh()
         self._first.add(connection)
         if self.handler.kind == "session":
             self._open_session(connection)
