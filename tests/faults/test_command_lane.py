@@ -147,7 +147,7 @@ def test_a_stopped_program_is_an_error(name):
 
 
 def test_a_grandchild_that_keeps_stdout_open():
-    """What a program leaves running, even outside of its group, doesn't hold up its item; all it had printed is there."""
+    """What a program leaves running, even outside of its group, holds nothing up; all it had printed is there."""
     assert run(sh("echo $1; setsid sleep 1000 & sleep 1000 &"), ["x"])[0].value == "x"
 
 

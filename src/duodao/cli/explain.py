@@ -10,9 +10,10 @@ OK, FAILED, USAGE, STOPPED = 0, 1, 2, 3
 
 _TWICE = re.compile(r" \((?:accept_code|fresh)=True\)")  # where a message names both ways to write an option
 _SHARE = re.compile(r"\bmax_failures=(0\.[0-9]+)")
+_STDIN = re.compile(r"\bstdin='item'")
 _OPTION = re.compile(
     r"\b(lane|workers|retries|timeout|rate|common|setup|star|seed|max_memory|max_failures|window|key|journal|fresh|"
-    r"accept_code)=(?:True\b)?(?=(\S?))"
+    r"accept_code|protocol|shell|max_output)=(?:True\b)?(?=(\S?))"
 )
 
 
@@ -27,7 +28,7 @@ def explain(error: BaseException) -> str:
 
 def in_options(text: str) -> str:
     """A message of the API with the command line's names: star=True is --star, lane='x' is --lane 'x'."""
-    text = _TWICE.sub("", text)
+    text = _STDIN.sub("--stdin-item", _TWICE.sub("", text))
     text = _SHARE.sub(lambda found: f"--max-failures {float(found[1]) * 100:g}%", text)
     return _OPTION.sub(lambda found: f"--{found[1].replace('_', '-')}{' ' if found[2] else ''}", text)
 

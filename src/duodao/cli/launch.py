@@ -201,12 +201,18 @@ def _take(outcomes: list[Outcome[Any]], sink: JsonLines, *, raising: bool) -> No
 
 
 def _interrupts(run: Any, shown: Display | None) -> Interrupts:
-    return Interrupts(
-        run.drain,
-        shown.notify if shown is not None else lambda text: write(f"duodao: {text}\n"),
-        pause=getattr(shown, "pause", None),
-        resume=getattr(shown, "resume", None),
-    )
+    def pause() -> None:
+        run.suspend()
+        if shown is not None:
+            shown.pause()
+
+    def resume() -> None:
+        run.resume()
+        if shown is not None:
+            shown.resume()
+
+    say = shown.notify if shown is not None else lambda text: write(f"duodao: {text}\n")
+    return Interrupts(run.drain, say, pause=pause, resume=resume)
 
 
 # -- the last words ---------------------------------------------------------------------------------------------------

@@ -105,7 +105,9 @@ class Share(_Type):
 def _stage_options() -> list[Callable[[Command], Command]]:
     return [
         click.option(
-            "--lane", default="auto", help="Where calls run: auto (measures), inline, thread, process, coroutine."
+            "--lane",
+            default="auto",
+            help="Where calls run: auto (measures), inline, thread, process, coroutine, greenlet, command.",
         ),
         click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Calls in flight at most."),
         click.option("--retries", type=click.IntRange(min=0), metavar="N", help="Further attempts after an error."),
@@ -120,6 +122,17 @@ def _stage_options() -> list[Callable[[Command], Command]]:
         click.option("--seed", type=int, metavar="N", help="Random results depend on N and the input alone."),
         click.option("--max-memory", type=Size(), metavar="SIZE", help="Memory of one worker: 500M, 2G."),
     ]
+
+
+def _program_options() -> list[Callable[[Command], Command]]:
+    return [
+        click.option("--command", metavar="LINE", help="A program in place of FUNC; or --command -- WORD..., last."),
+        click.option("--protocol", type=click.Choice(["once", "jsonl"]),
+                     help="One process per item, or lasting ones that speak JSON lines. [once]"),
+        click.option("--shell", is_flag=True, help="LINE is for /bin/sh; items are quoted into it."),
+        click.option("--stdin-item", is_flag=True, help="The item is what the program reads, not an argument."),
+        click.option("--max-output", type=Size(), metavar="SIZE", help="What it may print for one item. [64M]"),
+    ]  # fmt: skip
 
 
 def _run_options() -> list[Callable[[Command], Command]]:
@@ -164,6 +177,7 @@ def _apply(make: Callable[[], list[Callable[[Command], Command]]]) -> Callable[[
 
 
 stage = _apply(_stage_options)
+program = _apply(_program_options)
 run = _apply(_run_options)
 inputs = _apply(_input_options)
 output = _apply(_output_options)

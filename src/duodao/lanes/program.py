@@ -192,7 +192,7 @@ def _check_quotes(line: str) -> None:
         if found:
             if quote or (at and line[at - 1] == "\\"):
                 where = f"inside of {quote}" if quote else "after \\"
-                raise UsageError(f"shell=True: {found[0]} stands {where}, but it is quoted already: leave it bare")
+                raise UsageError(f"{found[0]} of a shell=True line stands {where}; it is quoted already: leave it bare")
             at = found.end()
             continue
         char = line[at]
@@ -205,7 +205,7 @@ def _check_quotes(line: str) -> None:
             quote = char
         at += 1
     if "<<" in line and _PLACE.search(line):
-        raise UsageError("shell=True: << reads text that no quotes protect; use stdin='item' in place of {}")
+        raise UsageError("in a shell=True line << reads text that no quotes protect: use stdin='item' in place of {}")
 
 
 def as_command(work: Any) -> Command:

@@ -210,6 +210,13 @@ class Live:
             self.end(complete=complete)
             await engine.unwind()
 
+    def tell_lanes(self, what: str) -> None:
+        """Call the method of that name of every lane that has one."""
+        for node in self.engine.nodes if self.engine is not None else ():
+            method = getattr(node.lane, what, None)
+            if method is not None:
+                method()
+
     def end(self, *, complete: bool) -> None:
         """Stop lanes and source, bring the report up to date, close the journal. Idempotent."""
         engine, plan = self.engine, self.plan
@@ -300,6 +307,17 @@ class Map(Generic[R]):
         self._live.draining = True
         if self._live.engine is not None:
             self._live.engine.drain()
+
+    def suspend(self) -> None:
+        """Stop the programs of lane="command" and their time-outs until `resume`: for a Ctrl-Z, from its handler.
+
+        They are in groups of their own, so the terminal doesn't stop them. Functions are left alone.
+        """
+        self._live.tell_lanes("suspend")
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._live.tell_lanes("resume")
 
     def lists(self) -> Iterator[list[R]]:
         """Results in the lists they come in, for whoever passes them on at once; used in place of `for`."""
