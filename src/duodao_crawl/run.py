@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 import duodao
 from duodao import Journal, Outcome
-from duodao.errors import DuodaoError, UsageError
+from duodao.errors import CallTimeout, DuodaoError, UsageError
 from duodao_crawl import robots
 from duodao_crawl.canonical import canonical
 from duodao_crawl.fetch import Fetcher, client
@@ -87,7 +87,7 @@ class Crawl:
         line = duodao.Pipeline(
             Fetcher(settings, self._frontier.landed).fetch, lane="coroutine", workers=settings.concurrency,
             setup={"client": lambda: client(settings)},
-        ).then(parse, lane="process", workers=settings.parsers)  # fmt: skip
+        ).then(parse, lane="process", workers=settings.parsers, timeout=settings.timeout)  # fmt: skip
         self._map = duodao.map(
             line, self._frontier, ordered=False, errors="collect", window=settings.concurrency + AHEAD,
             journal=self._journal, progress=progress,
@@ -141,7 +141,7 @@ class Crawl:
 
     def _take(self, outcome: Outcome[Parsed]) -> Page | None:
         """Feed back what came of a request; its Page, when that was its last attempt."""
-        parsed = _parsed(outcome)
+        parsed = _parsed(outcome, self.settings.timeout)
         request = parsed.request
         try:
             if request.robots:
@@ -224,12 +224,14 @@ class Crawl:
         return page
 
 
-def _parsed(outcome: Outcome[Parsed]) -> Parsed:
+def _parsed(outcome: Outcome[Parsed], timeout: float) -> Parsed:
     """The stage's result; for one that ended its parser, a page that says so."""
     if outcome.value is not None:
         return outcome.value
     request: Request = outcome.input
     error = f"{type(outcome.error).__name__}: {outcome.error}"
+    if isinstance(outcome.error, CallTimeout):
+        error = f"parsing it took longer than {timeout:g} s"
     return Parsed(request, Page(request.url, None, "", "", [], None, None, None, 0, 0.0, request.attempt, error))
 
 

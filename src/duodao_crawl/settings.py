@@ -21,8 +21,8 @@ class CrawlOptions(TypedDict, total=False):
     rate: requests per second to one host, None for no limit; a longer Crawl-delay of its robots.txt holds, too.
     per_host: connections to one host. concurrency: connections in all. parsers: processes that parse.
     robots: obey robots.txt and meta robots nofollow. retries: further attempts after a network error, 429 or 5xx.
-    max_size: bytes of a body; timeout: seconds for one answer in all; idle: seconds without a byte. user_agent: whole;
-    the part before its first slash is the name looked for in robots.txt. verify: check certificates.
+    max_size: bytes of a body; timeout: seconds for one answer in all, and for parsing it; idle: seconds without a byte.
+    user_agent: whole; the part before its first slash is the name looked for in robots.txt. verify: check certificates.
     journal: a path; the same crawl goes on where it was, and another one with the same journal (deeper, wider) fetches
     only what it has not. fresh: forget what the journal holds. accept_code: go on although this package has changed.
     progress: as in duodao.map.
