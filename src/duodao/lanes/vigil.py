@@ -177,7 +177,7 @@ class Vigil:
         spent, self._spent = self._spent, self._cpu()
         queued, self._queued = self._queued, _queued()
         late = now - due - (self._queued - queued)
-        if late > STUCK and self._spent - spent > late / 4:
+        if late > STUCK and self._spent - spent > STUCK / 2:
             look = self._look(now)
             if look.hand is not None and not look.is_import:
                 self._missed = Held(late, look.stack)
@@ -192,14 +192,13 @@ class Vigil:
             look = self._look(monotonic())
             if self._asked is None:  # it answered as we looked
                 continue
-            if first is None or not look.is_same(first):
-                first = look._replace(at=last.at, cpu=last.cpu)
+            if first is None or look.is_import or not look.is_same(first):
+                first = look if look.is_import else look._replace(at=last.at, cpu=last.cpu)
             last = look
             seconds = look.at - first.at
-            if look.is_idle or seconds < STUCK or (look.cpu - first.cpu < seconds / 4 and self._is_queued()):
+            if look.is_idle or seconds < STUCK or (look.cpu - first.cpu < STUCK / 2 and self._is_queued()):
                 continue
-            if not look.is_import:
-                self._seen = first.at, look.stack
+            self._seen = first.at, look.stack
             if self._limit is not None and seconds > MERCY:
                 called = seconds if look.hand is None else perf_counter() - look.hand.began
                 if called > self._limit + MERCY:
