@@ -83,12 +83,15 @@ class Service:
         """What granian gives requests to; base: its CallbackScheduler."""
         loop, take = self._loop, self._take
 
+        def schedule(watcher: Any) -> None:  # granian never lets go of what it returns: None
+            loop.call_soon_threadsafe(take, watcher)
+
         class Scheduler(base):  # type: ignore[misc]  # a class that is only known when granian is loaded
             """Passes each request to the loop, without a task of its own."""
 
             def __init__(self, *_: Any) -> None:
                 super().__init__()
-                self._schedule_fn = lambda watcher: loop.call_soon_threadsafe(take, watcher)
+                self._schedule_fn = schedule
 
         return Scheduler(loop, None, None, None, None)
 
@@ -147,10 +150,17 @@ class Service:
         chunks: list[bytes] = []
         size = 0
         source = aiter(proto)
-        while chunk := await asyncio.wait_for(anext(source, b""), idle):
+        while True:
+            try:
+                async with asyncio.timeout(idle):
+                    chunk = await source.__anext__()
+            except StopAsyncIteration:
+                break
             size += len(chunk)
             if size > limit:
                 raise TooLarge("chunks")
+            if not chunk:
+                break
             chunks.append(chunk)
         request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
