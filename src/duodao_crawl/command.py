@@ -198,17 +198,7 @@ def _tell(crawl: Crawl, errors: list[Page], journal: str | None, *, quiet: bool)
         _say(f"{wording.many(report.errors - len(errors), 'more error')}; all are in the output")
     if quiet and not (report.errors or report.left):
         return
-    parts = [f"{wording.many(report.pages, 'page')} in {wording.duration(report.seconds)}"]
-    missing = sum(count for status, count in report.statuses.items() if status >= 400)
-    for count, what in (
-        (report.recorded, "from the journal"), (missing, "answered 4xx or 5xx"), (report.errors, "with an error"),
-        (report.same, "the same as another"), (report.refused, "forbidden by robots.txt"), (report.retried, "retried"),
-    ):  # fmt: skip
-        parts += [f"{wording.count(count)} {what}"] if count else []
-    _say(", ".join(parts))
-    if report.left:
-        again = "; the same command goes on" if journal else ""
-        _say(f"{wording.many(report.left, 'URL')} found and not fetched{again}")
+    _say(f"{report}{'; the same command goes on' if report.left and journal else ''}")
 
 
 def _say(text: str) -> None:

@@ -91,7 +91,7 @@ class Frontier(Iterator[Request]):
                 host = self._host(origin(url))
                 host.line.put(url)
                 self.waiting += 1
-                if host.rules is None and not host.asked:
+                if host.rules is None and not host.asked and self._room():
                     host.asked = True
                     own = f"{host.name}/robots.txt"
                     self._inquire(own, self._desk.ask(own, [host.name]))
@@ -137,6 +137,12 @@ class Frontier(Iterator[Request]):
     def depth(self, url: str) -> int:
         """The fewest links, of those found so far, that lead from a seed to a URL that was queued."""
         return self._depths[hash(url)]
+
+    def left(self) -> int:
+        """URLs that wait for their turn, or for another attempt."""
+        with self._changed:
+            retried = sum(not entry[2].robots for host in self._hosts.values() for entry in host.urgent)
+            return self.waiting + retried
 
     def close(self) -> None:
         """Hand out nothing more: whoever waits in `next()` gets the end. Idempotent."""

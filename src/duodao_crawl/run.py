@@ -13,6 +13,7 @@ from typing import Any, Unpack
 import duodao
 from duodao import Journal, Outcome
 from duodao.errors import CallTimeout, DuodaoError, UsageError
+from duodao.watch import wording
 from duodao_crawl import robots
 from duodao_crawl.canonical import canonical
 from duodao_crawl.fetch import Fetcher, client
@@ -58,6 +59,17 @@ class Report:
     stopped: str = ""
     statuses: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
 
+    def __str__(self) -> str:
+        parts = [f"{wording.many(self.pages, 'page')} in {wording.duration(self.seconds)}"]
+        missing = sum(count for status, count in self.statuses.items() if status >= 400)
+        for count, what in (
+            (self.recorded, "answers from the journal"), (missing, "answered 4xx or 5xx"),
+            (self.errors, "with an error"), (self.same, "the same as another"),
+            (self.refused, "forbidden by robots.txt"), (self.retried, "retried"), (self.left, "found and not fetched"),
+        ):  # fmt: skip
+            parts += [f"{wording.count(count)} {what}"] if count else []
+        return ", ".join(parts)
+
 
 class Crawl:
     """Pages, for one `for`, and a context manager that ends the crawl. `report` says what was done so far.
@@ -80,7 +92,7 @@ class Crawl:
         self._scope = Scope(self.seeds, settings.scope, settings.include, settings.exclude)
         self._journal = None if journal is None else Journal(journal, fresh=fresh, accept_code=accept)
         known = _recorded(self._journal) if self._journal is not None and not fresh else frozenset()
-        self._frontier = Frontier(settings, known=known.__contains__, refused=self._refuse)
+        self._frontier = Frontier(settings, known=lambda request: hash(request) in known, refused=self._refuse)
         self._refused: collections.deque[Page] = collections.deque()
         self._via: dict[str, tuple[str, ...]] = {}
         self._first: dict[str, str] = {}
@@ -120,8 +132,8 @@ class Crawl:
         self._frontier.close()
         self._map.close()
         done = self._map.report
-        self.report.left, self.report.recorded, self.report.seconds = self._frontier.waiting, done.skipped, done.seconds
-        self.report.stopped = done.stopped
+        self.report.left, self.report.recorded = self._frontier.left(), done.skipped
+        self.report.seconds, self.report.stopped = done.seconds, done.stopped
 
     def _run(self) -> Iterator[Page]:
         try:
@@ -247,12 +259,12 @@ def _seeds(seeds: str | Iterable[str]) -> list[str]:
     return found
 
 
-def _recorded(journal: Journal) -> frozenset[Request]:
-    """The requests whose answers the journal holds: they come at once, and must not be paced."""
+def _recorded(journal: Journal) -> frozenset[int]:
+    """Hashes of the requests whose answers the journal holds: they come at once, and must not be paced."""
     if not os.path.exists(journal.path):
         return frozenset()
     try:
         with Journal.inspect(journal.path) as seen:
-            return frozenset(outcome.input for outcome in seen.outcomes())
+            return frozenset(hash(outcome.input) for outcome in seen.outcomes())
     except DuodaoError:  # the run itself says what is wrong with it
         return frozenset()
