@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import json
 import os
 import re
@@ -208,7 +209,9 @@ class Served:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def terminate(self):
+        """SIGTERM; returns when it has drained."""
         self.process.terminate()
+        assert self.process.stdout.readline() == "over\n"
 
 
 def pause(seconds):
@@ -239,16 +242,42 @@ def read(sock, size):
     return bytes(got)
 
 
+class Cut(ConnectionError):
+    """A connection ended before the reply did. got: what there was of it."""
+
+    def __init__(self, got):
+        super().__init__(f"the connection ended after {got!r}")
+        self.got = got
+
+
 def asked(sock, line):
     """The reply to a line, both without their line feeds."""
-    sock.sendall(line + b"\n")
     got = b""
-    while not got.endswith(b"\n"):
-        data = sock.recv(1 << 16)
-        if not data:
-            raise ConnectionResetError(f"closed after {got!r}")
-        got += data
+    try:
+        sock.sendall(line + b"\n")
+        while not got.endswith(b"\n"):
+            data = sock.recv(1 << 16)
+            if not data:
+                raise ConnectionResetError("closed")
+            got += data
+    except ConnectionError as error:
+        raise Cut(got) from error
     return got[:-1]
+
+
+def fetched(sock, path):
+    """The body of the answer to GET; the socket is closed when the answer says so."""
+    try:
+        sock.sendall(b"GET %s HTTP/1.1\r\nHost: here\r\n\r\n" % path)
+        response = http.client.HTTPResponse(sock)
+        response.begin()
+        body = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise Cut(b"") from error
+    assert response.status == 200
+    if response.will_close:
+        sock.close()
+    return body
 
 
 def ended(sock):
