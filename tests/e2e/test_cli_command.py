@@ -139,9 +139,9 @@ def state(pid):
 
 
 def await_state(pid, wanted):
-    """The kernel acts on a stop or a continue soon; there is nothing to wait on."""
+    """The kernel acts on a stop or a continue soon; there is nothing to wait on. D: its vfork'd child was stopped."""
     ends = time.monotonic() + 20
-    while (state(pid) == "T") is not wanted:
+    while (state(pid) in "TD") is not wanted:
         assert time.monotonic() < ends, f"process {pid} is in state {state(pid)}"
         os.sched_yield()
 

@@ -49,7 +49,7 @@ def command(function: str | None, **given: Any) -> int:
             if given[name]:
                 raise UsageError(f"--{name.replace('_', '-')} is for programs: it needs --command")
         if function is None:
-            raise UsageError("no FUNC: name FILE.py:FUNC, or a program with --command")
+            raise UsageError("missing argument 'FILE.py:FUNC', or --command with a program (see duodao map --help)")
         return launch.launch(lambda: _loaded(function, given), given)
     given["inputs"] = (() if function is None else (function,)) + given["inputs"]
     return launch.launch(lambda: (_program(given), _on_command(given)), given)

@@ -81,7 +81,8 @@ def default_workers(lane: str, inside: bool | None = None) -> int:
     | greenlet  | 1000, in 1 process  | as coroutine        | as coroutine                                       |
     | command   | cpus()              | 1                   | a program computes until it is known better        |
 
-    `auto` takes the width of the lane it chooses, up to 64 threads where calls wait most of their time. Source: M30.
+    `auto` takes the width of the lane it chooses, up to 64 threads where calls wait most of their time; threads in
+    several processes where calls compute under the GIL and wait in between. Source: M30, M36.
     """
     cpus = limits.cpus()
     top, within = {
@@ -330,7 +331,7 @@ class Auto:
 
         return Sampling(self._work, first, sampler, lambda: terms(self._work, self._asked, self.expected), adopt)
 
-    def _become(self, lane: str, workers: int | None, why: str) -> None:
+    def _become(self, lane: str, workers: int | tuple[int, ...] | None, why: str) -> None:
         inner = self._context.copy().run(_fixed, lane, self._work, workers or default_workers(lane), self._loop)
         self._inner = inner
         self.why = why

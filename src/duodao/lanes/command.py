@@ -151,8 +151,10 @@ class Commands:
             programs.stopped(*rest)
         elif event == "close":
             programs.wind_up(*rest)
+        elif event == "suspend":
+            programs.suspend(*rest)
         else:
-            (programs.suspend if event == "suspend" else programs.resume)()
+            programs.resume()
             rest[0].set()
 
     def _admit(self, batch: Batch, deliver: Deliver) -> None:

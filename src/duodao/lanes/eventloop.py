@@ -8,6 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from duodao.errors import UsageError
+from duodao.sync import greenlets
+
 _SOON = 10.0
 """Seconds for a thread that the system has made to come to its first instruction."""
 
@@ -27,9 +30,15 @@ class LoopThread:
     """Runs from the first moment; ends, and closes its loop, when something on the loop calls `loop.stop()`.
 
     The thread is a daemon: a call that blocks the loop can't be stopped, and must not keep the program alive.
+    UsageError where gevent has patched the threads.
     """
 
     def __init__(self) -> None:
+        if greenlets.patched():
+            raise UsageError(
+                "async functions need a thread with an event loop, and here gevent has made greenlets of all threads: "
+                "run them outside of lane='greenlet'"
+            )
         try:
             import uvloop
         except ImportError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal, get_args
 
-from duodao.errors import UsageError
+from duodao.errors import CommandFailed, UsageError
 
 Protocol = Literal["once", "jsonl"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
@@ -215,6 +215,19 @@ def as_command(work: Any) -> Command:
     if isinstance(work, str) or (isinstance(work, Sequence) and work and all(isinstance(word, str) for word in work)):
         return Command(work if isinstance(work, str) else tuple(work))
     raise UsageError(f"lane='command' runs a program: a string, a list of words or a duodao.Command, not {work!r}")
+
+
+def missing(command: Command, error: OSError) -> CommandFailed:
+    """Why the program can't be started, whatever the item."""
+    name = command.words[0]
+    code = 127 if isinstance(error, FileNotFoundError) else 126
+    if command.cwd is not None and error.filename == os.fspath(command.cwd):
+        return CommandFailed(f"{name} can't be started in cwd={error.filename!r}: {error.strerror}", exitcode=code)
+    if isinstance(error, FileNotFoundError) and "/" not in name:
+        path = {**os.environ, **(command.env or {})}.get("PATH", os.defpath)
+        return CommandFailed(f"{name}: no such program in the folders of PATH, {path}", exitcode=code)
+    hint = " (or what its first line names is missing)" if code == 127 and os.path.exists(name) else ""
+    return CommandFailed(f"{name} can't be started: {error.strerror}{hint}", exitcode=code)
 
 
 def encoded(item: Any) -> str:

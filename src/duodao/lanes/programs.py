@@ -11,6 +11,7 @@ import errno
 import os
 import selectors
 import signal
+import threading
 from collections import deque
 from collections.abc import Sequence
 from math import inf
@@ -21,7 +22,7 @@ from duodao.children.child import Lost
 from duodao.errors import Broken, CommandFailed, DuodaoError, NotPicklable, UsageError
 from duodao.lanes.base import Batch, Failure
 from duodao.lanes.dialogue import Dialogue
-from duodao.lanes.program import Command, Words
+from duodao.lanes.program import Command, Words, missing
 from duodao.lanes.running import Call, Fault, Once, Outcome, Running
 
 BARREN = 3
@@ -62,6 +63,7 @@ class Programs:
         self._number = 0
         self._barren = 0
         self._suspended: float | None = None
+        self._standing = threading.Event()
         self._dirty: dict[Running, None] = {}
         self._selector = selectors.DefaultSelector()
 
@@ -131,11 +133,18 @@ class Programs:
             elif running.state == "busy":
                 running.due = min(running.due, self.until)
 
-    def suspend(self) -> None:
+    def suspend(self, done: threading.Event) -> None:
+        """Stop them and the time; `done` is set when all stand, also those that were only just asked for."""
         if self._suspended is None:
             self._suspended = monotonic()
             for running in self.running:
                 running.child.suspend()
+        self._standing = done
+        self._stand()
+
+    def _stand(self) -> None:
+        if all(running.child.pid for running in self.running):
+            self._standing.set()
 
     def resume(self) -> None:
         if self._suspended is not None:
@@ -232,6 +241,7 @@ class Programs:
         if error is None:
             if self._suspended is not None:
                 running.child.suspend()
+                self._stand()
         elif running in self.running:
             calls = list(running.calls.values())
             self._drop(running)
@@ -246,7 +256,7 @@ class Programs:
         elif code in _SCARCE:
             self._host.end(Broken(f"no program can be started: {os.strerror(code or 0)}"), calls)
         elif isinstance(error, OSError) and code != errno.E2BIG and not self._words.varies:
-            self._host.end(_missing(self._command, self._command.words[0], error), calls)
+            self._host.end(missing(self._command, error), calls)
         elif isinstance(error, DuodaoError) and not isinstance(error, UsageError):
             self._host.end(error, calls)
         else:
@@ -381,15 +391,3 @@ class Programs:
                 error.add_note(f"process {running.child.pid} doesn't end: it is another user's, or held by the kernel")
                 self._host.settle(running.blame(error, running.doom.kind))
                 self._drop(running)
-
-
-def _missing(command: Command, name: str, error: OSError) -> CommandFailed:
-    """Why the program can't be started, whatever the item."""
-    code = 127 if isinstance(error, FileNotFoundError) else 126
-    if command.cwd is not None and error.filename == os.fspath(command.cwd):
-        return CommandFailed(f"{name} can't be started in cwd={error.filename!r}: {error.strerror}", exitcode=code)
-    if isinstance(error, FileNotFoundError) and "/" not in name:
-        path = {**os.environ, **(command.env or {})}.get("PATH", os.defpath)
-        return CommandFailed(f"{name}: no such program in the folders of PATH, {path}", exitcode=code)
-    hint = " (or what its first line names is missing)" if code == 127 and os.path.exists(name) else ""
-    return CommandFailed(f"{name} can't be started: {error.strerror}{hint}", exitcode=code)

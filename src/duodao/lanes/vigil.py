@@ -31,7 +31,7 @@ from gevent.monkey import get_original
 
 from duodao.lanes.base import Work
 
-STUCK = 0.100
+STUCK = 0.200
 """Seconds that one call may hold the hub before the user is told."""
 LOOK = 0.050
 """Seconds between two looks at a hub that doesn't answer."""
