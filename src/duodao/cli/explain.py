@@ -13,7 +13,8 @@ _SHARE = re.compile(r"\bmax_failures=(0\.[0-9]+)")
 _STDIN = re.compile(r"\bstdin='item'")
 _OPTION = re.compile(
     r"\b(lane|workers|retries|timeout|rate|common|setup|star|seed|max_memory|max_failures|window|key|journal|fresh|"
-    r"accept_code|protocol|shell|max_output)=(?:True\b)?(?=(\S?))"
+    r"accept_code|protocol|shell|max_output|framing|processes|backlog|max_connections|max_frame|max_body|write_high|"
+    r"idle|first_byte|stall|grace|proxy_from)=(?:True\b)?(?=(\S?))"
 )
 
 

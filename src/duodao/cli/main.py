@@ -17,7 +17,7 @@ from duodao.cli.explain import OK, USAGE, exit_code, explain
 from duodao.cli.interrupt import INTERRUPTED
 from duodao.errors import DuodaoError, UsageError
 
-COMMANDS = ("map", "run", "resume", "journal", "measure")
+COMMANDS = ("map", "run", "resume", "journal", "measure", "serve")
 PLUGINS = "duodao.commands"
 """Entry point group in which other packages offer commands: name = "package.module:click_command"."""
 

@@ -47,7 +47,7 @@ def open_all(options: Options) -> list[socket.socket]:
         for sock in made:
             sock.close()
         reason = error.strerror or str(error)
-        raise Broken(f"can't listen at {options.scheme}://{options.host}:{options.port}: {reason}") from error
+        raise Broken(f"can't listen at {options.scheme}://{options.host}:{options.port}: {reason}") from None
     return made
 
 
