@@ -25,6 +25,13 @@ def burn(seconds: float) -> float:
     return clock() - began
 
 
+def burn_and_pause(seconds: tuple[float, float]) -> float:
+    """Compute under the GIL for the first of them, then wait for the second."""
+    used = burn(seconds[0])
+    time.sleep(seconds[1])
+    return used
+
+
 def pause_1ms(x: int) -> int:
     time.sleep(0.001)
     return x

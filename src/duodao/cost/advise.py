@@ -12,6 +12,10 @@ WAITS = 0.25
 """Share of CPU in a call's time under which it counts as waiting: what people call I/O lies clear of it."""
 HOLDS = 0.35
 """Share of its CPU time under the GIL from which threads can't gain: at 0.35 eight threads gain less than three."""
+MIXED = 0.80
+"""Share of CPU up to which a call under the GIL runs on threads in several processes: it leaves its core to others."""
+THREADS = 8
+"""In each of several processes: at a quarter of CPU twice as many as fill the core, since calls don't take turns."""
 TINY = 2e-6
 """Seconds of CPU. No hand-over to any lane is cheaper than such a call itself."""
 HANDED = 50e-6
@@ -78,10 +82,11 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Where calls should run, how many at once, and why in one sentence. Source: M3."""
+    """Where calls should run, how many at once (a pair: processes, and threads in each), and why in one sentence.
+    Source: M3, M36."""
 
     lane: str
-    workers: int
+    workers: int | tuple[int, int]
     why: str
 
     def __str__(self) -> str:
@@ -128,6 +133,9 @@ def advise(seen: Figures, terms: Terms) -> Advice:
             return Advice("thread", terms.workers or terms.cpus, held)
     no = _no_processes(seen, terms)
     if not no:
+        widths = _levels(seen, terms)
+        if widths is not None:
+            return Advice("thread", widths, f"{held}, and it waits {1 - seen.share:.0%} of its {duration(seen.wall)}")
         return Advice("process", terms.workers or _spread(seen, terms), held)
     return _alone(seen, terms, f"{held}; {no}")
 
@@ -140,6 +148,17 @@ def _waiting(seen: Figures, terms: Terms) -> Advice:
     fitting = math.ceil(terms.cpus / max(seen.share, 0.01))
     width = max(terms.threads, min(64, fitting)) if terms.threads > 8 else terms.threads
     return Advice("thread", terms.workers or width, why)
+
+
+def _levels(seen: Figures, terms: Terms) -> tuple[int, int] | None:
+    """(processes, threads in each) for calls that hold the GIL and wait in between. None where processes of one call
+    each do as well, or were asked for."""
+    if not WAITS <= seen.share <= MIXED or seen.cpu < HANDED or not {"thread", "process"} <= terms.lanes:
+        return None
+    if terms.workers is None:
+        return terms.cpus, THREADS
+    processes = min(terms.cpus, terms.workers)
+    return (processes, terms.workers // processes) if terms.workers >= 2 * processes else None
 
 
 def _spread(seen: Figures, terms: Terms) -> int:

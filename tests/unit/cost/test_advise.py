@@ -95,9 +95,29 @@ def test_workers_given_by_the_user_are_the_width() -> None:
     assert [advise(f, terms).workers for f in (seen(1e-2, 1e-2), seen(1e-2, 1e-2, 0.0), seen(1e-2, 1e-5))] == [7, 7, 7]
 
 
-def test_calls_that_also_wait_get_more_processes_than_cores() -> None:
-    """Half computing, half waiting: two processes per core keep it busy."""
-    assert advise(seen(80e-3, 40e-3), TWO).workers == 4
+def test_mixed_calls_run_on_threads_in_several_processes() -> None:
+    """Between a quarter and four fifths of CPU under the GIL: as many processes as cores, eight threads in each; the
+    figures are in the reason."""
+    advice = advise(seen(80e-3, 40e-3), TWO)
+    assert (advice.lane, advice.workers) == ("thread", (2, 8))
+    assert "the GIL is held 100% of it" in advice.why
+    assert "it waits 50% of its 80 ms" in advice.why
+    assert [advise(seen(80e-3, cpu), TWO).workers for cpu in (10e-3, 70e-3)] == [16, 2]
+    assert advise(seen(80e-3, 40e-3, 0.0), TWO).workers == 2  # without the GIL threads will do
+
+
+def test_mixed_calls_keep_what_was_asked_for() -> None:
+    """workers= is divided among the processes; one each, or no threads: processes as before; no processes: threads."""
+    figures = seen(80e-3, 40e-3)
+    divided = [advise(figures, Terms(cpus=2, workers=workers)) for workers in (8, 5, 3)]
+    assert [(advice.lane, advice.workers) for advice in divided] == [
+        ("thread", (2, 4)),
+        ("thread", (2, 2)),
+        ("process", 3),
+    ]
+    assert advise(figures, Terms(cpus=2, lanes=frozenset({"inline", "process"}))).workers == 4
+    assert advise(figures, Terms(cpus=2, stays="it can't travel")).workers == 2
+    assert advise(figures, Terms(cpus=1)).lane == "thread"
 
 
 def test_the_first_call_does_not_speak_for_all() -> None:

@@ -24,6 +24,7 @@ from duodao.errors import UsageError, WorkerDied
 from duodao.lanes import choose
 from duodao.lanes.base import LANES, Batch, Result, Work
 from duodao.lanes.choose import Auto, default_workers, make, nested
+from duodao.lanes.nested import Nested
 
 HERE = os.getpid()
 LOCK = threading.Lock()
@@ -203,6 +204,27 @@ def test_each_function_finds_its_lane(two_cpus, function, item, count, lanes):
             break
     assert lane.name in lanes, lane.why
     assert lane.why
+
+
+def half(x):
+    """Computes 2 ms under the GIL, waits 2 ms."""
+    end = time.thread_time() + 0.002
+    while time.thread_time() < end:
+        sum(range(50))
+    time.sleep(0.002)
+    return x
+
+
+def test_mixed_calls_go_to_threads_in_processes(two_cpus):
+    """Where calls compute and wait, `auto` becomes the thread lane in two processes; a second try may decide."""
+    for _ in range(3):
+        values, lane, _ = auto(half, range(150))
+        assert values == list(range(150))
+        if lane.workers > 2 and type(lane._inner) is Nested:
+            break
+    assert type(lane._inner) is Nested, lane.why
+    assert lane.name == "thread"
+    assert "it waits" in lane.why
 
 
 def test_a_fetch_waits(two_cpus, server):
