@@ -316,6 +316,18 @@ def share(kind):
     }[kind]()
 
 
+def run_inside(lane):
+    """A run of its own, inside of a call."""
+    import duodao
+
+    function = wait_async if lane == "coroutine" else twice
+    return sum(duodao.map(function, range(100), lane=lane))
+
+
+def twice(x):
+    return 2 * x
+
+
 # -- the rest of what a call may rely on ----------------------------------------------------------------------------
 
 

@@ -259,6 +259,18 @@ def test_what_processes_share_is_refused(kind):
         run(calls.share, [kind])
 
 
+@pytest.mark.parametrize("lane", ["inline", "thread", "process"])
+def test_a_run_inside_of_a_call(lane):
+    """A call may use threads and processes of ours, in which nothing is patched but the threads."""
+    assert run(calls.run_inside, [lane, lane]) == [9900, 9900]
+
+
+def test_a_loop_inside_of_a_call_is_refused():
+    """There are no threads in which an event loop could run beside the hub."""
+    with pytest.raises(UsageError, match="event loop"):
+        run(calls.run_inside, ["coroutine"])
+
+
 # The rest of what calls rely on
 
 
