@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
             line, end, rest = data.partition(b"\n")
             if end and not rest and not (line and line[-1] == _RETURN):
                 self.messages += 1
+                began = monotonic()
                 try:
                     reply = call(line)
                 except Exception as error:
@@ -97,10 +98,9 @@ class Connection(asyncio.Protocol):
                     self._write(reply + b"\n")
                 elif reply is not None:
                     self._answer(lambda _: reply, [line])  # it says what is wrong with it
-                now, dispatch = monotonic(), self._dispatch
-                if now - dispatch.last > HELD:
-                    dispatch.suspect(now)
-                dispatch.last = now
+                seconds = monotonic() - began
+                if seconds > HELD:
+                    self._dispatch.held(seconds)
                 return
         if not self._finishing:
             self._pump(data)

@@ -16,7 +16,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from time import monotonic
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from duodao.lanes.base import Batch, Failure, Lane, Result
@@ -54,8 +54,8 @@ class Call:
 class Dispatch:
     """Where the calls of one process run. inline: the function when its calls run on the loop, else None.
 
-    quick: inline, when a line may go to it straight from the loop. last: when such a call ended. lane, why: as figures
-    show them. changed: is called when inline or quick has changed.
+    quick: inline, when a line may go to it straight from the loop. lane, why: as figures show them. changed: is called
+    when inline or quick has changed.
     """
 
     def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
@@ -64,13 +64,11 @@ class Dispatch:
         self._changed = changed
         self.inline: Callable[[Any], Any] | None = None
         self.quick: Callable[[Any], Any] | None = None
-        self.last = 0.0
-        # uvloop keeps the time at which a turn began, so one reading after a call tells how long it took at most.
-        self._turns = type(loop).__module__.partition(".")[0] == "uvloop" and abs(loop.time() - monotonic()) < 1.0
         self.lane, self.why = handler.lane, "it was asked for"
         self._open: Lane | None = None
         self._measuring = False
-        self._spent, self._count = 0.0, 0.0  # of what was measured
+        self._costs: list[float] = []  # seconds per call, of what was measured
+        self._mean = 0.0
         self._held = 0
         self._waiting: deque[Call] = deque()
         self._again: deque[Call] = deque()  # lost calls, run one by one
@@ -104,23 +102,23 @@ class Dispatch:
         self.most = 4 * max(256, lane.workers)
 
     def _measure(self) -> None:
-        self._measuring, self._spent, self._count = True, 0.0, 0
+        self._measuring, self._costs = True, []
         self.lane, self.why = "auto", "measuring the first calls"
         self._become(make("auto", self._handler.work, self._handler.workers))
 
     def _judge(self, result: Result) -> None:
         """After each measured result: has `auto` chosen, and is it what a server needs?"""
-        if not result.errors:
-            self._spent += result.seconds
-            self._count += len(result.values)
+        if result.values and not result.errors:
+            self._costs.append(result.seconds / len(result.values))
         lane: Any = self._open
         if lane.name == "auto":
             return
         self._measuring = False
         self.lane, self.why = lane.name, lane.why
-        tiny = self._count >= SEEN and self._spent / self._count < TINY
-        if self._held < CHANCES and (tiny or lane.name == "inline"):
-            self._go_inline(lane)
+        # Of a few calls beside other work the quicker half says what a call costs, the slower what else went on.
+        usual = sorted(self._costs)[len(self._costs) // 2 - 1] if len(self._costs) >= SEEN else inf
+        if self._held < CHANCES and (usual < TINY or lane.name == "inline"):
+            self._go_inline(lane, usual)
         elif lane.name == "inline":
             self.why = f"it held the event loop {self._held} times"
             self._retire(lane)
@@ -128,25 +126,19 @@ class Dispatch:
             self._become(make("thread", self._handler.work, self._handler.workers))
         self.most = 4 * max(256, lane.workers)
 
-    def _go_inline(self, lane: Any) -> None:
+    def _go_inline(self, lane: Any, usual: float) -> None:
         from duodao.cost.advise import duration
 
         if lane.name != "inline":
-            self.why = f"{duration(self._spent / self._count)} per call is less than handing it over would cost"
+            self.why = f"{duration(usual)} per call is less than handing it over would cost"
         self.lane = "inline"
         self._call_inline()
 
     def _call_inline(self) -> None:
         self.inline = self._handler.work.function
-        if self._turns and self._handler.framing == "line" and not self._handler.text:
+        if self._handler.framing == "line" and not self._handler.text:
             self.quick = self.inline
         self._changed()
-
-    def suspect(self, now: float) -> None:
-        """Since `last` more time has gone by than a call may take: was it the call's?"""
-        took = now - max(self.last, self._loop.time())
-        if took > HELD:
-            self.held(took)
 
     def held(self, seconds: float) -> None:
         """An inline call has held the loop so long: say so, and measure anew where its calls should run."""
@@ -226,8 +218,8 @@ class Dispatch:
 
     def _size(self, lane: Lane) -> int:
         """Calls for the next batch: `target` seconds of work, and no more than each worker's share."""
-        mean = self._spent / self._count if self._count else lane.target
-        return max(1, min(int(lane.target / max(mean, 1e-6)), -(-len(self._waiting) // lane.workers)))
+        mean = max(self._mean, 1e-6) if self._mean else lane.target
+        return max(1, min(int(lane.target / mean), -(-len(self._waiting) // lane.workers)))
 
     def _hand_over(self, lane: Lane, calls: list[Call], *, careful: bool = False) -> None:
         self._batches += 1
@@ -270,7 +262,7 @@ class Dispatch:
             if self._measuring:
                 self._judge(result)
             elif result.values:
-                self._spent, self._count = 0.9 * self._spent + result.seconds, 0.9 * self._count + len(result.values)
+                self._mean += (result.seconds / len(result.values) - self._mean) / 8
         settled = False
         for at, position in enumerate(positions):
             call, calls[position] = calls[position], None

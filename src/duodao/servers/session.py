@@ -95,6 +95,7 @@ class Session:
 
     def close(self) -> None:
         """End the connection when what was sent has gone out; `async for` ends."""
+        self._arrived.clear()
         self._connection.finish()
         self.wake()
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from duodao.errors import Closed
 from duodao.servers.connection import Connection
 from duodao.servers.dispatch import Dispatch
 from duodao.servers.figures import Figures
@@ -231,7 +232,7 @@ class Worker:
         connection = self._sessions.pop(task)
         self.rooms.leave_all(session)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not connection.lost:
+        if error is not None and not (isinstance(error, Closed) and connection.closed):  # it spoke to one who has gone
             self.failed(connection, error, None)
         connection.session_over()
 
