@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,9 +10,9 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.request import urlopen
 
 PATIENCE = 10.0
+SETTLE = "/-settle-"
 CONF = """\
 daemon off;
 {user}
@@ -63,7 +64,6 @@ class Nginx:
         with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
             self.port = listening.getsockname()[1]
             self._told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._told.settimeout(PATIENCE)
             self._told.bind(str(folder / "told"))
             lines = [f"location {prefix} {{ alias {at}/; }}" for prefix, at in served.items()]
             told = f"access_log syslog:server=unix:{folder / 'told'},nohostname facts;"
@@ -80,14 +80,12 @@ class Nginx:
 
     def __enter__(self) -> Nginx:
         try:
-            with urlopen(f"{self.url}/", timeout=PATIENCE) as answer:
-                answer.read()
-            self._told.recv(65536)
+            self.forget()
         except OSError as error:
             self.process.kill()
+            self._told.close()
             _, said = self.process.communicate(timeout=PATIENCE)
             raise OSError(f"nginx does not serve {self.url}: {error}; it said: {said}") from error
-        self._begin = self.log.stat().st_size
         return self
 
     def wait_for(self, n: int) -> None:
@@ -97,12 +95,14 @@ class Nginx:
 
     def visits(self) -> list[Visit]:
         """Every request since the start."""
+        self._settle()
         lines = self.log.read_bytes()[self._begin :].decode().splitlines()
         found = []
         for line in lines:
             method, status, rest = line.split(" ", 2)
             kind, _, target = rest.rpartition(" ")
-            found.append(Visit(method, int(status), kind.partition(";")[0], target))
+            if target != SETTLE:
+                found.append(Visit(method, int(status), kind.partition(";")[0], target))
         return found
 
     def pages(self) -> Counter[str]:
@@ -112,8 +112,23 @@ class Nginx:
         )
 
     def forget(self) -> None:
-        """Count requests from here on. The log is whole: nginx writes a line before it takes the next request."""
+        """Count requests from here on."""
+        self._settle()
+        self._told.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while self._told.recv(65536):
+                pass
+        self._told.settimeout(PATIENCE)
         self._begin = self.log.stat().st_size
+
+    def _settle(self) -> None:
+        """Let the log be whole: a request's line is written after its answer, but before its connection is closed."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as asking:
+            asking.sendall(f"GET {SETTLE} HTTP/1.0\r\n\r\n".encode())
+            if not asking.recv(65536):
+                raise OSError("no answer")
+            while asking.recv(65536):
+                pass
 
     def __exit__(self, *exc: object) -> None:
         self._told.close()
