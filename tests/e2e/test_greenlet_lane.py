@@ -83,10 +83,10 @@ def run(function, inputs, **options):
     return list(duodao.map(function, inputs, lane="greenlet", **options))
 
 
-def program(text, *, env=None):
-    """Run it as a program of its own."""
-    here = str(Path(__file__).parent)
-    environ = {**os.environ, "PYTHONPATH": here, **(env or {})}
+def program(text, *folders):
+    """Run it as a program of its own, with these folders on its path."""
+    path = [*map(str, folders), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", text],
         env=environ,
@@ -147,7 +147,7 @@ def test_a_module_that_was_loaded_too_early_is_named(tmp_path):
             "try:\n    list(duodao.map(calls.pid, range(3), lane='greenlet'))\n"
             "except duodao.errors.SetupFailed as error:\n    print(error)"
         )
-        done = program(text, env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parent}"})
+        done = program(text, tmp_path)
         assert "early." in done.stdout, done.stderr
         assert what in done.stdout
         assert "before gevent could patch it" in done.stdout
@@ -171,6 +171,13 @@ def test_a_time_out_ends_a_waiting_call(tmp_path):
     assert type(error) is CallTimeout
     assert "in lie_down" in "".join(traceback.format_exception(error))
     assert log.read_text() == "left\n"
+
+
+def test_a_call_that_swallows_the_end_of_its_wait_is_given_up():
+    """Its item fails with CallTimeout a second later, and the one place it had is another's."""
+    outcomes = run(calls.swallow, range(3), workers=1, timeout=0.2, errors="collect")
+    assert [outcome.value for outcome in outcomes[1:]] == [1, 2]
+    assert type(outcomes[0].error) is CallTimeout
 
 
 @pytest.mark.parametrize("function", [calls.compute, calls.compute_in_c, calls.block])
