@@ -82,7 +82,6 @@ class Greenlets:
         self._queue: deque[tuple[Flight, int, Any]] = deque()
         self._hands: set[_Hand] = set()
         self._idle: list[_Hand] = []
-        self._abandoned: set[Any] = set()
         self._dirty: list[Flight] = []
         self._flusher: Any = None
         self._due = False  # the flusher runs, or will in this turn
@@ -308,8 +307,6 @@ class Greenlets:
             return
         me.lost = True
         self._hands.discard(me)
-        self._abandoned.add(me.greenlet)
-        me.greenlet.link(self._abandoned.discard)
         if not flight.cancelled:
             failure = self._overran(None)
             failure.seconds = perf_counter() - me.began

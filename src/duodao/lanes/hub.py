@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+LOOKUPS = 64
+"""Host names looked up at once: gevent has native threads for that."""
 _NAMES = {
     "_thread": ("allocate_lock", "get_ident", "start_new_thread"),
     "threading": ("Event", "Lock", "RLock", "local"),
@@ -38,7 +40,7 @@ def main(arg: bytes, fds: list[int]) -> int:
     if trouble:
         _refuse(fds[1], f"a greenlet worker can't be patched: {trouble}")
         return 1
-    _raise_limit()
+    _raise_limits()
     from duodao.lanes import host
 
     return host.main(arg, fds)
@@ -119,13 +121,14 @@ def _tasks() -> list[str]:
         return []
 
 
-def _raise_limit() -> None:
-    """A thousand calls have a thousand sockets: as many descriptors as this user may have."""
+def _raise_limits() -> None:
+    """A thousand calls have a thousand sockets, and look for their hosts: as much at once as this user may."""
     import resource
 
+    import gevent
+
+    gevent.get_hub().threadpool_size = LOOKUPS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):
-            return
