@@ -109,6 +109,7 @@ def load() -> dict[str, Scenario]:
     """All scenarios, in the order of the issue. Peers are imported by the rows themselves, so this needs none."""
     from benchmarks import (
         auto,
+        commands,
         coroutines,
         greenlets,
         locks,
@@ -143,6 +144,7 @@ def load() -> dict[str, Scenario]:
         shared_queue,
         pool,
         serving,
+        commands,
     )
     names = [name for module in order for name in module.NAMES]
     return {name: SCENARIOS[name] for name in names}
