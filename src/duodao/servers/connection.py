@@ -124,6 +124,8 @@ class Connection(asyncio.Protocol):
         """The peer has read."""
         self.full = False
         self._worker.stalls.drop(self)
+        if self._shut:
+            self._worker.lingers.add(self)
         if self.session is not None:
             self.session.wake()
         self.settle()

@@ -51,6 +51,16 @@ class Call:
         self.done = False
 
 
+class _Open:
+    """A lane, and what is out with it."""
+
+    __slots__ = ("batches", "items", "lane")
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane: Any = lane  # Auto's `why` is not every lane's
+        self.batches = self.items = 0
+
+
 class Dispatch:
     """Where the calls of one process run. inline: the function when its calls run on the loop, else None.
 
@@ -65,16 +75,18 @@ class Dispatch:
         self.inline: Callable[[Any], Any] | None = None
         self.quick: Callable[[Any], Any] | None = None
         self.lane, self.why = handler.lane, "it was asked for"
-        self._open: Lane | None = None
+        self._open: _Open | None = None
+        self._retired: list[_Open] = []  # they get no more, and are closed when all has come back
         self._measuring = False
         self._costs: list[float] = []  # seconds per call, of what was measured
         self._mean = 0.0
         self._held = 0
+        self._deadly = False  # a call has ended its process: this one must never make it
         self._waiting: deque[Call] = deque()
         self._again: deque[Call] = deque()  # lost calls, run one by one
-        self._batches = self._items = 0  # out with the lane
+        self._items = 0  # calls out, with all lanes
         self._ids = itertools.count()
-        self._asked = False
+        self._asked = self._closed = False
         self._arrived: deque[Result] = deque()
         self._rung = False
         self._blocked: dict[Connection, None] = {}
@@ -98,7 +110,7 @@ class Dispatch:
             self._become(make(handler.lane, handler.work, handler.workers))
 
     def _become(self, lane: Lane) -> None:
-        self._open = lane
+        self._open = _Open(lane)
         self.most = 4 * max(256, lane.workers)
 
     def _measure(self) -> None:
@@ -110,18 +122,19 @@ class Dispatch:
         """After each measured result: has `auto` chosen, and is it what a server needs?"""
         if result.values and not result.errors:
             self._costs.append(result.seconds / len(result.values))
-        lane: Any = self._open
+        assert self._open is not None
+        lane = self._open.lane
         if lane.name == "auto":
             return
         self._measuring = False
         self.lane, self.why = lane.name, lane.why
         # Of a few calls beside other work the quicker half says what a call costs, the slower what else went on.
         usual = sorted(self._costs)[len(self._costs) // 2 - 1] if len(self._costs) >= SEEN else inf
-        if self._held < CHANCES and (usual < TINY or lane.name == "inline"):
+        if self._held < CHANCES and not self._deadly and (usual < TINY or lane.name == "inline"):
             self._go_inline(lane, usual)
         elif lane.name == "inline":
             self.why = f"it held the event loop {self._held} times"
-            self._retire(lane)
+            self._retire()
             self.lane = "thread"
             self._become(make("thread", self._handler.work, self._handler.workers))
         self.most = 4 * max(256, lane.workers)
@@ -153,26 +166,33 @@ class Dispatch:
                      name, seconds * 1e3)  # fmt: skip
         self.inline = self.quick = None
         self._changed()
-        if self._open is not None:
-            self._retire(self._open)
+        self._retire()
         self._measure()
 
-    def _retire(self, lane: Lane) -> None:
-        """Close a lane that gets no more calls, off the loop: closing may wait."""
-        self._loop.run_in_executor(None, lane.close, 0.0)
+    def _retire(self) -> None:
+        """The lane gets no more calls."""
+        if self._open is not None:
+            entry, self._open = self._open, None
+            self._retired.append(entry)
+            self._close_idle(entry)
+
+    def _close_idle(self, entry: _Open) -> None:
+        if entry in self._retired and not entry.items:
+            self._retired.remove(entry)
+            self._loop.run_in_executor(None, entry.lane.close, 0.0)  # it may wait for its threads
 
     async def close(self, grace: float) -> None:
         """End the lane; what has not come back by then never does."""
-        lane, self._open = self._open, None
+        self._closed = True
+        self._retire()
         self._waiting.clear()
         self._again.clear()
-        if lane is None:
-            return
-        aclose = getattr(lane, "aclose", None)
-        if self._handler.work.is_async and aclose is not None:
-            await aclose(grace)
-        else:
-            await self._loop.run_in_executor(None, lane.close, grace)
+        lanes, self._retired = [entry.lane for entry in self._retired], []
+        for lane in lanes:
+            if self._handler.work.is_async:
+                await lane.aclose(grace)
+            else:
+                await self._loop.run_in_executor(None, lane.close, grace)
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -186,6 +206,8 @@ class Dispatch:
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Run them; each one's connection gets it back by `settle`."""
+        if self._open is None and not self._closed:
+            self._measure()
         self._waiting += calls
         if not self._asked:
             self._asked = True
@@ -194,15 +216,15 @@ class Dispatch:
     def _feed(self) -> None:
         """Hand over what the lane has room for: once per turn of the loop, for all connections together."""
         self._asked = False
-        lane = self._open
-        if lane is None:
+        if self._open is None:
             return
-        while self._again and self._items < lane.workers:
-            self._hand_over(lane, [self._again.popleft()], careful=True)
+        entry, lane = self._open, self._open.lane
+        while self._again and entry.items < lane.workers:
+            self._hand_over(entry, [self._again.popleft()], careful=True)
         while self._waiting:
             if lane.singly:
-                size = lane.depth * lane.workers - self._items
-            elif self._batches < lane.depth * lane.workers:
+                size = lane.depth * lane.workers - entry.items
+            elif entry.batches < lane.depth * lane.workers:
                 size = self._size(lane)
             else:
                 return
@@ -214,19 +236,20 @@ class Dispatch:
                 if not call.connection.lost:
                     calls.append(call)
             if calls:
-                self._hand_over(lane, calls)
+                self._hand_over(entry, calls)
 
     def _size(self, lane: Lane) -> int:
         """Calls for the next batch: `target` seconds of work, and no more than each worker's share."""
         mean = max(self._mean, 1e-6) if self._mean else lane.target
         return max(1, min(int(lane.target / mean), -(-len(self._waiting) // lane.workers)))
 
-    def _hand_over(self, lane: Lane, calls: list[Call], *, careful: bool = False) -> None:
-        self._batches += 1
+    def _hand_over(self, entry: _Open, calls: list[Call], *, careful: bool = False) -> None:
+        entry.batches += 1
+        entry.items += len(calls)
         self._items += len(calls)
         ids = [next(self._ids) for _ in calls]
-        batch = Batch(ids, [call.message for call in calls], careful=careful, attempt=2 if careful else 1, note=calls)
-        lane.start(batch, self._deliver)
+        batch = Batch(ids, [call.message for call in calls], careful=careful, attempt=1 + careful, note=(calls, entry))
+        entry.lane.start(batch, self._deliver)
 
     def _deliver(self, result: Result) -> None:
         self._arrived.append(result)
@@ -241,6 +264,8 @@ class Dispatch:
             self._take(self._arrived.popleft(), touched)
         for connection in touched:
             connection.settle()
+        if self.inline is not None and not self._items and not self._waiting and not self._again:
+            self._retire()  # inline calls need none
         if self._waiting or self._again:
             self._feed()
         while self._blocked and self.room():
@@ -251,7 +276,9 @@ class Dispatch:
     def _take(self, result: Result, touched: dict[Connection, None]) -> None:
         for text in result.notices:
             _log.warning("%s", text)
-        calls: list[Call | None] = result.batch.note
+        entry: _Open
+        calls: list[Call | None]
+        calls, entry = result.batch.note
         if result.fatal is not None:
             positions: Sequence[int] = range(len(calls))
             outcomes: list[Any] = []
@@ -259,7 +286,8 @@ class Dispatch:
         else:
             positions = range(len(calls)) if result.positions is None else result.positions
             outcomes, errors = result.values, result.errors or {}
-            if self._measuring:
+            self._deadly = self._deadly or any(failure.kind == "died" for failure in errors.values())
+            if self._measuring and entry is self._open:
                 self._judge(result)
             elif result.values:
                 self._mean += (result.seconds / len(result.values) - self._mean) / 8
@@ -270,6 +298,7 @@ class Dispatch:
                 continue
             settled = True
             self._items -= 1
+            entry.items -= 1
             failure = errors.get(at)
             if failure is not None and failure.kind == "lost":
                 self._again.append(call)
@@ -281,4 +310,5 @@ class Dispatch:
             call.done = True
             touched[call.connection] = None
         if settled and not any(calls):
-            self._batches -= 1
+            entry.batches -= 1
+        self._close_idle(entry)

@@ -179,6 +179,10 @@ class Server:
         tls.check(self._options)
         if self._options.scheme == "tcp":
             Handler(work, self._options)
+        else:
+            from duodao.servers import http
+
+            http.check(work, self._options)
 
     def start(self) -> Server:
         """Accept connections; returns when it does. Raises Broken, naming the address, when it can't be bound."""

@@ -28,6 +28,8 @@ DRIP = 256
 """Bytes within `idle` that count as traffic while no message gets whole."""
 LINGER = 1.0
 """Seconds that a peer gets to close its side of a connection which the server has ended."""
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+"""Seconds of silence, then so many questions so many seconds apart: where `idle` is None this alone finds the dead."""
 LOGGED, WINDOW = 50, 10.0
 """Errors that are logged in so many seconds; more are counted only."""
 _log = logging.getLogger("duodao.servers")
@@ -72,6 +74,7 @@ class Worker:
         self.awaited = self.timeouts.limit(options.first_byte, self._look_awaited)
         make, secure = self._door()
         for sock in self._sockets:
+            _prepare(sock)
             # The backlog is given again: create_server listens anew, with 100 when it isn't told.
             server = await loop.create_server(make, sock=sock, backlog=options.backlog, **secure)
             self._servers.append(server)
@@ -159,10 +162,6 @@ class Worker:
             return
         self._connections[connection] = None
         transport.set_write_buffer_limits(high=self.write_high)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.refresh()
         self._first.add(connection)
         if self.handler.kind == "session":
@@ -264,16 +263,29 @@ class Worker:
         connection.finish()
 
     def _look_stalled(self, connection: Connection) -> None:
-        if connection.took() < self.write_high:
+        if not connection.unsent():
+            self._look_lingering(connection)
+        elif connection.took() < self.write_high:
             self.drop(connection)
         else:
             self.stalls.add(connection)
 
     def _look_lingering(self, connection: Connection) -> None:
-        if connection.unsent() and self.options.stall is not None:
+        if connection.unsent():
             self.stalls.add(connection)  # it has ended, but its replies have not gone out
-        elif not connection.unsent():
+        elif connection.closed:
             connection.abort()
+
+
+def _prepare(sock: socket.socket) -> None:
+    """What accepted sockets inherit: replies leave at once, and a peer that is gone without a word is found out."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _count(total: Figures, connection: Connection) -> None:
