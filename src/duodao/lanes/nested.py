@@ -3,8 +3,8 @@
     start() --> waiting --> a host with room --> [pipe] --> host.py: the inner lane --> [pipe] --> deliver()
                 suspects -> the ward: a host that runs nothing else
 
-One thread (`Dispatcher`) does all of it: `start` and `cancel` only leave a note and ring. A host is given as many items
-as run there together and a quarter more, so that what waits goes to whoever is free.
+One thread (`Dispatcher`) does all of it: `start` and `cancel` only leave a note and ring. A host is given no more items
+than run there together: what waits, waits here, for whoever is free first.
 
 With many calls in flight a death can't be blamed on one. What a dead host had comes back as lost, and the engine runs
 it again carefully: in the ward, at first together. Where the ward dies, too, each half of what was left goes alone,
@@ -13,6 +13,7 @@ until one item is alone with its death. So one that kills costs the logarithm of
 Races closed:
   - A batch is cancelled as its last outcome is under way: the host answers only for a batch it still has, and an
     answer for one that is over here is ignored.
+  - A batch is started as the run ends with an error: it is refused with that error by whoever looks next.
   - A death while `setup=` opens: it is no item's. The host says READY when a call begins; before that three deaths in
     a row end the run.
 """
@@ -116,6 +117,8 @@ class Nested(Dispatcher):
 
     def _feed(self) -> None:
         self._drop_unwanted()
+        if self._fatal is not None:
+            self._refuse(self._fatal)
         while self._closing is None and self._fatal is None:
             with self._lock:
                 found = self._next_suspects() or self._next_waiting()
@@ -135,8 +138,9 @@ class Nested(Dispatcher):
             if self._ward is not None and not self._ward.open:
                 self._ward = None
             return None
-        if self._ward is None:
-            self._ward = min(self._able(), key=lambda host: host.load, default=None)
+        able = self._able()
+        if self._ward is None or (self._ward not in able and not self._ward.open):
+            self._ward = min(able, key=lambda host: host.load, default=None)
             if self._ward is None or self._ward.load:
                 self._ward = self._new() or self._ward
         if self._ward is None or self._ward.open:
@@ -271,15 +275,19 @@ class Nested(Dispatcher):
     def end(self, error: BaseException) -> None:
         """The run is over with this error."""
         self._fatal = error
+        self._refuse(error)
         with self._lock:
-            waiting = [(batch, deliver) for batch, deliver, _ in (*self._waiting, *self._suspects)]
-            self._waiting.clear()
-            self._suspects.clear()
             leases = [lease for host in self._hosts for lease in host.leased() if not lease.cancelled]
         for lease in leases:
             lease.cancelled = True
-            waiting.append((lease.batch, lease.deliver))
-        for batch, deliver in waiting:
+            lease.deliver(Result(lease.batch, [], fatal=error))
+
+    def _refuse(self, error: BaseException) -> None:
+        with self._lock:
+            waiting = [*self._waiting, *self._suspects]
+            self._waiting.clear()
+            self._suspects.clear()
+        for batch, deliver, _ in waiting:
             deliver(Result(batch, [], fatal=error))
 
     # Deaths and ends

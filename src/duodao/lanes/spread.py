@@ -9,6 +9,18 @@ from collections.abc import Sequence
 from duodao.lanes.base import Batch, Deliver, Lane, Result
 
 
+class _Part:
+    """What one lane has of a batch. left: items without an outcome."""
+
+    __slots__ = ("batch", "lane", "left", "places")
+
+    def __init__(self, batch: Batch, lane: int, places: list[int]) -> None:
+        self.batch = Batch([batch.ids[at] for at in places], [batch.items[at] for at in places])
+        self.lane = lane
+        self.places = places
+        self.left = len(places)
+
+
 class Spread:
     """Gives each item to the lane that has the fewest. All lanes run the same work and are of one kind."""
 
@@ -19,7 +31,7 @@ class Spread:
         self._lanes = lanes
         self._lock = threading.Lock()
         self._loads = [0] * len(lanes)
-        self._parts: dict[Batch, list[tuple[int, Batch]]] = {}
+        self._parts: dict[Batch, list[_Part]] = {}
 
     def start(self, batch: Batch, deliver: Deliver) -> None:
         """Hand over to each lane its share, as a batch of its own."""
@@ -32,32 +44,33 @@ class Spread:
                 lane = min(range(len(shares)), key=self._loads.__getitem__)
                 self._loads[lane] += 1
                 shares[lane].append(at)
-            parts = self._parts[batch] = [
-                (lane, Batch([batch.ids[at] for at in places], [batch.items[at] for at in places], note=places))
-                for lane, places in enumerate(shares)
-                if places
-            ]
-        left = [len(batch.items)]
+            parts = [_Part(batch, lane, places) for lane, places in enumerate(shares) if places]
+            self._parts[batch] = list(parts)
+        for part in parts:
+            self._lanes[part.lane].start(part.batch, functools.partial(self._pass_on, batch, part, deliver))
 
-        def pass_on(lane: int, places: list[int], result: Result) -> None:
-            inner = range(len(result.values)) if result.positions is None else result.positions
-            with self._lock:
-                self._loads[lane] -= len(inner)
-                left[0] -= len(inner)
-                if not left[0]:
-                    self._parts.pop(batch, None)
-            result.batch, result.positions = batch, [places[at] for at in inner]
-            deliver(result)
-
-        for lane, part in parts:
-            self._lanes[lane].start(part, functools.partial(pass_on, lane, part.note))
+    def _pass_on(self, batch: Batch, part: _Part, deliver: Deliver, result: Result) -> None:
+        inner = range(len(result.values)) if result.positions is None else result.positions
+        with self._lock:
+            parts = self._parts.get(batch, [])
+            if part in parts:  # else it was cancelled
+                part.left -= len(inner)
+                self._loads[part.lane] -= len(inner)
+                if not part.left:
+                    parts.remove(part)
+                    if not parts:
+                        del self._parts[batch]
+        result.batch, result.positions = batch, [part.places[at] for at in inner]
+        deliver(result)
 
     def cancel(self, batch: Batch) -> None:
         """Cancel its parts."""
         with self._lock:
             parts = self._parts.pop(batch, [])
-        for lane, part in parts:
-            self._lanes[lane].cancel(part)
+            for part in parts:
+                self._loads[part.lane] -= part.left
+        for part in parts:
+            self._lanes[part.lane].cancel(part.batch)
 
     def close(self, grace: float) -> None:
         """Close all at once: each has `grace` seconds, not its share of them."""
