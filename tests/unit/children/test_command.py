@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 
 import pytest
 
 from duodao.children import guard
+from duodao.children.child import Unanswered
 from duodao.errors import UsageError
 
 
@@ -106,3 +108,41 @@ def test_kill_and_terminate_reach_the_group(pipe):
         assert child.wait(10) == -code
         assert os.read(reader, 1) == b"", "sleep held it, too"
         os.close(reader)
+
+
+def test_a_start_that_is_not_waited_for(pipe):
+    """With `then` the call returns at once; it is told when the program runs, or why it can't, and nothing is left."""
+    heard = queue.SimpleQueue()
+    child = guard.command(["cat"], stdin=pipe[0], then=lambda *news: heard.put(news))
+    assert heard.get(timeout=10) == (child, None)
+    assert child.pid
+    child.kill()
+    assert child.wait(10) == -signal.SIGKILL
+    before = len(os.listdir("/proc/self/fd"))
+    other = guard.command(["no-such-program-of-ours"], then=lambda *news: heard.put(news))
+    told, error = heard.get(timeout=10)
+    assert told is other
+    assert type(error) is FileNotFoundError
+    assert error.filename == "no-such-program-of-ours"
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_start_that_is_dropped_at_once():
+    """A program whose lifeline is dropped before it was even started dies as soon as it is."""
+    heard = queue.SimpleQueue()
+    child = guard.command(["sleep", "1000"], then=lambda *news: heard.put(news))
+    child.kill()
+    assert child.wait(10) == -signal.SIGKILL
+    assert heard.get(timeout=10) == (child, None)
+
+
+def test_the_guard_dies_while_a_start_is_not_waited_for():
+    """If the guard dies with the request, that is told, too: the program was ended, if it ever ran."""
+    guard.command(["true"]).wait(10)
+    os.kill(guard.number(), signal.SIGSTOP)  # it takes no request
+    heard = queue.SimpleQueue()
+    child = guard.command(["sleep", "1000"], then=lambda *news: heard.put(news))
+    os.kill(guard.number(), signal.SIGKILL)
+    told, error = heard.get(timeout=10)
+    assert told is child
+    assert type(error) is Unanswered
