@@ -88,8 +88,7 @@ def serving(folder: Path, *words: str) -> Iterator[Command]:
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize(("number", "processes"), [(signal.SIGINT, "1"), (signal.SIGTERM, "2")])
 def test_a_signal_drains(folder: Path, number: int, processes: str) -> None:
     """The address comes first, alone on stdout; a signal drains: exit code 0 and figures of every process."""
     with serving(folder, "handlers.py:shout", "tcp://127.0.0.1:0", "--processes", processes) as command:

@@ -167,7 +167,7 @@ def test_what_is_none_of_them_is_refused() -> None:
         (programs.hello, {"proxy_from": ["10.0.0.0/8"]}, "proxy_from"),
     ):
         with pytest.raises(UsageError, match=said):
-            duodao.Server(work, ANY, **options).start()
+            duodao.Server(work, ANY, **options)
 
 
 def test_a_blocking_handler_blocks_nobody() -> None:
@@ -216,7 +216,7 @@ def test_a_handler_that_turns_out_slow_leaves_the_loop(caplog: pytest.LogCapture
     assert "held the event loop" in caplog.text
 
 
-@pytest.mark.parametrize("work", [programs.hello, programs.application, programs.gateway])
+@pytest.mark.parametrize("work", [programs.hello, programs.gateway])
 def test_who_sends_no_header_in_time_is_disconnected(work: Any) -> None:
     """No byte, half a header, a drip of it, and an idle connection: each is closed after first_byte seconds."""
     with duodao.Server(work, ANY, first_byte=0.5) as server:
@@ -324,6 +324,35 @@ def test_tls(tmp_path: Path) -> None:
                 with socket.create_connection(port_of(server.address), 10) as sock:
                     with context.wrap_socket(sock, server_hostname="127.0.0.1") as secure:
                         assert served == bool(secure.version())
+
+
+def test_a_handshake_has_a_time_limit(tmp_path: Path) -> None:
+    """A peer of https that says nothing, or only the start of a handshake, is disconnected, though granian would wait.
+
+    One whose handshake is done is not taken for it, however long its request takes.
+    """
+    issued = trustme.CA().issue_cert("localhost")
+    issued.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    files = (str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"))
+    leave = threading.Event()
+
+    def handler(request: duodao.Request) -> str:  # noqa: ARG001
+        leave.wait(20)
+        return "late"
+
+    with duodao.Server(handler, "https://127.0.0.1:0", tls=files, first_byte=0.3) as server:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with socket.create_connection(port_of(server.address), 10) as plain:
+            with context.wrap_socket(plain) as sock:
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert answers(server.address, b"") == b""
+                assert answers(server.address, b"\x16\x03\x01\x02\x00\x01") == b""
+                assert server.figures()[0].expired == 2
+                leave.set()
+                said = b"".join(iter(lambda: sock.recv(4096), b""))
+                assert said.endswith(b"late")
 
 
 def test_a_client_that_is_slow_to_read_harms_nobody() -> None:

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from duodao.errors import Broken, UsageError
-from duodao.servers import listening, tls, web
+from duodao.servers import census, listening, requests, tls, web
 from duodao.servers.figures import Figures
 from duodao.servers.options import Options
 
@@ -40,18 +41,24 @@ _FOREVER = 2**31
 _TLS_1_2 = "tls1.2"
 
 
+def check(work: Any, options: Options) -> str:
+    """What kind of application it is. Raises UsageError for what can't be served."""
+    kind = web.kind_of(work)
+    if options.proxy_from:
+        raise UsageError("proxy_from= is for tcp://; over HTTP a proxy names the peer in a header")
+    tls.check(options)
+    if kind == "handler":
+        requests.check(work, options)
+    if importlib.util.find_spec("granian") is None:
+        raise UsageError(f"{options.scheme}:// needs granian: install duodao[http]")
+    return kind
+
+
 class WebWorker:
     """As worker.Worker, for HTTP. work: an ASGI or WSGI application, or handler(request)."""
 
     def __init__(self, work: Any, options: Options, sockets: list[socket.socket]) -> None:
-        self.kind = web.kind_of(work)
-        if options.proxy_from:
-            raise UsageError("proxy_from= is for tcp://; over HTTP a proxy names the peer in a header")
-        tls.check(options)
-        try:
-            import granian  # noqa: F401
-        except ImportError as error:
-            raise UsageError("http:// needs granian: install duodao[http]") from error
+        self.kind = check(work, options)
         self._work = work
         self._options = options
         self._sockets = sockets
@@ -60,6 +67,7 @@ class WebWorker:
         self._draining = False
         self._lifespan: Any = None
         self._service: Any = None
+        self._silence: census.Silence | None = None
 
     async def start(self) -> None:
         """Accepts when it returns."""
@@ -73,6 +81,8 @@ class WebWorker:
             make(sock)(scheduler, self._loop, signal)
             self._signals.append(signal)
         self._left = len(self._signals)
+        if self._options.tls is not None and self._options.first_byte is not None:
+            self._silence = census.Silence(self._sockets, self._options.first_byte)
 
     async def drain(self, grace: float) -> None:
         """Stop accepting, answer what has come; after `grace` seconds cut what is left."""
@@ -95,19 +105,19 @@ class WebWorker:
         """End now: connections are cut."""
         self._draining = True
         self._stop()
-        for sock in connections(self._sockets):
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        census.cut(self._sockets)
         await self._ended_within(1.0)
         await self._close()
 
     def figures(self) -> Figures:
         """messages: requests, where a handler is served failed ones and bytes of bodies too. connections: open now."""
-        figures = self._figures
-        figures.connections = sum(1 for _ in connections(self._sockets))
+        figures = self._figures + Figures()
+        if self._silence is not None:
+            figures.expired += self._silence.cut
+        figures.connections = sum(1 for _ in census.connections(self._sockets))
         if self._service is not None:
             figures.lane, figures.why = self._service.lane, self._service.why
-        return figures + Figures()
+        return figures
 
     # -- granian ------------------------------------------------------------------------------------------------------
 
@@ -115,9 +125,9 @@ class WebWorker:
         """What makes granian serve one socket, and the scheduler it gives requests to."""
         granian = parts()
         if self.kind == "handler":
-            from duodao.servers.requests import Service
-
-            self._service = Service(self._work, self._options, self._figures, self._counting, lambda: self._draining)
+            self._service = requests.Service(
+                self._work, self._options, self._figures, self._counting, lambda: self._draining
+            )
             scheduler = self._service.scheduler(granian.CallbackScheduler)
             return self._maker(granian.RSGIWorker, "serve_str", 1, websockets=False), scheduler
         self._figures.lane, self._figures.why = self.kind, f"it is an application ({self.kind.upper()})"
@@ -175,6 +185,8 @@ class WebWorker:
             signal.set()
 
     async def _close(self) -> None:
+        if self._silence is not None:
+            await self._silence.close()
         if self._service is not None:
             await self._service.close()
         lifespan, self._lifespan = self._lifespan, None
@@ -262,18 +274,3 @@ def _closing(send: Any) -> Any:
 
 def _absolute(file: str | None) -> str | None:
     return None if file is None else os.path.abspath(file)
-
-
-def connections(sockets: list[socket.socket]) -> Iterator[socket.socket]:
-    """The open connections of these listening sockets, found among this process's descriptors: granian tells of none.
-
-    Each is a copy, closed when the next is asked for: shutting it down cuts the connection, closing it doesn't.
-    """
-    ports = {sock.getsockname()[1] for sock in sockets if sock.fileno() >= 0}
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                with socket.socket(fileno=os.dup(int(name))) as sock:
-                    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] in ports:
-                        sock.getpeername()
-                        yield sock

@@ -44,20 +44,30 @@ class TooLarge(Busy):
     """A body is over max_body."""
 
 
+def check(work: Any, options: Options) -> bool:
+    """Is the handler async? Raises UsageError for a lane that it can't run on."""
+    asynchronous = is_async(work)
+    if options.lane not in LANES:
+        raise UsageError(f"lane={options.lane!r}: over HTTP a handler runs on {', '.join(LANES)}")
+    if asynchronous and options.lane not in ("auto", "coroutine"):
+        raise UsageError(f"{_name(work)} is an async function: it runs on lane='coroutine', not {options.lane!r}")
+    if not asynchronous and options.lane == "coroutine":
+        raise UsageError(f"{_name(work)} is a plain function: it would block the loop; use lane='thread'")
+    return asynchronous
+
+
+def _name(work: Any) -> str:
+    return str(getattr(work, "__qualname__", type(work).__name__))
+
+
 class Service:
     """Calls the handler. counting: a lock around `figures`; draining: are responses the last of their connections?"""
 
     def __init__(
         self, work: Any, options: Options, figures: Figures, counting: threading.Lock, draining: Callable[[], bool]
     ) -> None:
-        self.name = getattr(work, "__qualname__", type(work).__name__)
-        asynchronous = is_async(work)
-        if options.lane not in LANES:
-            raise UsageError(f"lane={options.lane!r}: over HTTP a handler runs on {', '.join(LANES)}")
-        if asynchronous and options.lane not in ("auto", "coroutine"):
-            raise UsageError(f"{self.name} is an async function: it runs on lane='coroutine', not {options.lane!r}")
-        if not asynchronous and options.lane == "coroutine":
-            raise UsageError(f"{self.name} is a plain function: it would block the loop; use lane='thread'")
+        self.name = _name(work)
+        asynchronous = check(work, options)
         self._work = work
         self._options = options
         self._figures = figures
