@@ -163,11 +163,12 @@ def test_kill_9_and_the_same_command_again(tmp_path):
 
 
 def test_a_journal_goes_deeper(tmp_path):
-    """Another depth with the same journal: only what is new is fetched."""
+    """Another depth with the same journal: only what is new is fetched; what is recorded is not paced."""
     with numbered() as site:
         argv = ["crawl", f"{site.url}/0", "-o", "out.jsonl", "--journal", "crawl.journal", *QUICK]
         assert duodao(*argv, "--depth", "1", cwd=tmp_path).returncode == 0
         assert len(lines(tmp_path / "out.jsonl")) == 6
         assert duodao(*argv, "--depth", "3", cwd=tmp_path).returncode == 0
         assert len(lines(tmp_path / "out.jsonl")) == 16
+        assert duodao(*argv, "--depth", "3", "--rate", "1/m", cwd=tmp_path).returncode == 0
         assert set(site.hits.values()) == {1}

@@ -148,11 +148,12 @@ def test_what_the_journal_has_is_not_paced():
 
 
 def test_a_recorded_attempt_does_not_wait():
-    """A retry that the journal holds comes at once, whatever its wait was."""
+    """A retry that the journal holds comes at once, whatever its wait was, and before those that do wait."""
     later = Request(f"{A}/1", 2)
     bench = Bench([later])
     bench.add([f"{A}/1"], 0)
     bench.out()
+    bench.frontier.again(Request(f"{A}/0", 2), 60.0)
     bench.frontier.again(later, 3600.0)
     bench.done(Request(f"{A}/1"))
     assert bench.out() == [later]
