@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-LOOKUPS = 64
+LOOKUPS = 32
 """Host names looked up at once: gevent has native threads for that."""
 _NAMES = {
     "_thread": ("allocate_lock", "get_ident", "start_new_thread"),

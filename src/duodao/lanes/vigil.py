@@ -105,7 +105,7 @@ class Vigil:
         self._asked: float | None = None
         self._seen: tuple[float, Stack] | None = None
         self._missed: Held | None = None
-        self._rose = self._spent = self._queued = 0.0
+        self._rose = self._its = self._mine = 0.0
         self._tid = threading.get_native_id()
         self._async = hub.loop.async_()
         self._async.ref = False
@@ -115,7 +115,7 @@ class Vigil:
         if not self._parked:
             return
         self._parked = False
-        self._rose, self._spent = monotonic(), self._cpu()
+        self._rose, self._its = monotonic(), sum(_sched(f"self/task/{self._tid}"))
         if not self._started:
             self._started = True
             self._async.start(self._answer)
@@ -172,14 +172,17 @@ class Vigil:
             self._awake(self._rose)
 
     def _awake(self, due: float) -> None:
-        """C code that keeps the GIL lets nobody ask: it is seen by how late this thread is, and by the CPU it took."""
+        """C code that keeps the GIL lets nobody ask: this thread is late then, and the other one was busy all the time.
+
+        Late for the GIL's sake, not for want of a CPU; and busy is also who waits for a CPU.
+        """
         now = monotonic()
-        spent, self._spent = self._spent, self._cpu()
-        queued, self._queued = self._queued, _queued()
-        late = now - due - (self._queued - queued)
-        if late > STUCK and self._spent - spent > STUCK / 2:
+        mine, self._mine = self._mine, _sched("thread-self")[1]
+        its, self._its = self._its, sum(_sched(f"self/task/{self._tid}"))
+        late = now - due - (self._mine - mine)
+        if late > STUCK and self._its - its > 0.9 * late:
             look = self._look(now)
-            if look.hand is not None and not look.is_import:
+            if look.hand is not None and not look.is_idle and not look.is_import:
                 self._missed = Held(late, look.stack)
 
     def _ask(self) -> None:
@@ -262,8 +265,9 @@ class _Look(NamedTuple):
         return any(file.startswith("<frozen importlib") for file, _, _ in self.stack)
 
 
-def _queued() -> float:
-    """Seconds that this thread has waited for a CPU."""
-    with contextlib.suppress(OSError, IndexError), open("/proc/thread-self/schedstat", "rb") as file:
-        return int(file.read().split()[1]) / 1e9
-    return 0.0
+def _sched(thread: str) -> tuple[float, float]:
+    """Seconds that a thread has run, and that it has waited for a CPU; zeros where the system doesn't say."""
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{thread}/schedstat", "rb") as file:
+        run, queued, _ = file.read().split()
+        return int(run) / 1e9, int(queued) / 1e9
+    return 0.0, 0.0
