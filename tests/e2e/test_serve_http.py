@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import re
+import select
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -353,6 +355,46 @@ def test_a_handshake_has_a_time_limit(tmp_path: Path) -> None:
                 leave.set()
                 said = b"".join(iter(lambda: sock.recv(4096), b""))
                 assert said.endswith(b"late")
+
+
+def test_a_full_table_of_descriptors_is_survived(tmp_path: Path) -> None:
+    """With 128 descriptors and 150 clients, some wait; without spinning, and they are served when others have gone."""
+    (tmp_path / "few.py").write_text("def hello(request):\n    return 'hello'\n")
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)); "
+        "sys.argv = ['duodao', 'serve', 'few.py:hello', 'http://127.0.0.1:0']; from duodao.cli.main import main; main()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", limited], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        clients = [socket.create_connection(port_of(address), 10) for _ in range(150)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        served = []
+        with until() as waiting:
+            while len(served) < 20:
+                waiting()
+                served = select.select(clients, [], [], 0)[0]
+        assert len(served) < 100
+        used = process_seconds(process.pid)
+        threading.Event().wait(0.5)
+        assert process_seconds(process.pid) - used < 0.25
+        for client in clients[:100]:
+            client.close()
+        for client in clients[100:]:
+            client.settimeout(10)
+            assert b"200 OK" in client.recv(1000)
+            client.close()
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def process_seconds(pid: int) -> float:
+    """CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_client_that_is_slow_to_read_harms_nobody() -> None:
