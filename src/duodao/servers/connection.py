@@ -93,12 +93,12 @@ class Connection(asyncio.Protocol):
                 except Exception as error:
                     self._fail(error, line, [])
                     return
+                seconds = monotonic() - began  # without the writing: of that the kernel decides
                 if type(reply) is bytes:
                     self.sent += len(reply) + 1
                     self._write(reply + b"\n")
                 elif reply is not None:
                     self._answer(lambda _: reply, [line])  # it says what is wrong with it
-                seconds = monotonic() - began
                 if seconds > HELD:
                     self._dispatch.held(seconds)
                 return
@@ -219,9 +219,9 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             self._fail(error, message, replies)
             replies = []
+        seconds = monotonic() - began
         if replies:
             self.write(self._wrap(replies))
-        seconds = monotonic() - began
         if seconds > HELD:
             self._dispatch.held(seconds)
 

@@ -33,6 +33,8 @@ SEEN = 5
 """Calls that must have been measured before they are found tiny."""
 HELD = 0.020
 """Seconds an inline call may hold the loop."""
+STALLED, SHARE = 0.25, 0.05
+"""Seconds, and part of the time, that longer calls may take: on a busy machine the quickest is interrupted for long."""
 CHANCES = 3
 """So often may inline calls hold the loop until they are kept off it for good: once may be the machine's doing."""
 _log = logging.getLogger("duodao.servers")
@@ -81,6 +83,7 @@ class Dispatch:
         self._costs: list[float] = []  # seconds per call, of what was measured
         self._mean = 0.0
         self._held = 0
+        self._stalled, self._since = 0.0, 0.0  # what is left of stalls, at which time
         self._deadly = False  # a call has ended its process: this one must never make it
         self._waiting: deque[Call] = deque()
         self._again: deque[Call] = deque()  # lost calls, run one by one
@@ -154,7 +157,13 @@ class Dispatch:
         self._changed()
 
     def held(self, seconds: float) -> None:
-        """An inline call has held the loop so long: say so, and measure anew where its calls should run."""
+        """An inline call has held the loop so long. If that adds up, say so, and measure where its calls should run."""
+        now = self._loop.time()
+        self._stalled = max(0.0, self._stalled - SHARE * (now - self._since)) + seconds
+        self._since = now
+        if self._stalled < STALLED:
+            return
+        self._stalled = 0.0
         self._held += 1
         name = self._handler.work.name
         if self._handler.lane == "inline":
