@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def echo(message: bytes) -> bytes:
 
 def texts(message: str) -> str:
     return message.upper()
+
+
+def sometimes(message: bytes) -> bytes:
+    """Blocks for 50 ms when told so."""
+    if message == b"slow":
+        time.sleep(0.05)
+    return message
 
 
 async def slowly(message: bytes) -> bytes:
@@ -74,8 +82,7 @@ async def app(scope, receive, send):
         await send({"type": "http.response.body", "body": b"hello"})
 
 
-HANDLERS = {"echo": echo, "texts": texts, "slowly": slowly, "many": many, "who": who, "chat": chat, "hello": hello,
-            "app": app}  # fmt: skip
+HANDLERS = {each.__name__: each for each in (echo, texts, sometimes, slowly, many, who, chat, hello, app)}
 
 
 def loopback(*, up):

@@ -231,6 +231,22 @@ def test_no_descriptor_left():
                 raise AssertionError("it has not recovered")
 
 
+def test_one_long_call_among_quick_ones():
+    """A handler that was interrupted for long a few times stays on the event loop; one that goes on blocking leaves it.
+
+    On a busy machine the first happens to every handler, and must not make a server slow for the rest of its life.
+    """
+    with Served("sometimes") as server, server.connect() as client:
+        while server.ask()[1][0].lane != "inline":
+            asked(client, b"quick")
+        for _ in range(3):
+            assert asked(client, b"slow") == b"slow"
+        assert server.ask()[1][0].lane == "inline"
+        for _ in range(20):
+            assert asked(client, b"slow") == b"slow"
+        assert server.ask()[1][0].lane == "thread"
+
+
 def test_peers_that_vanish():
     """Peers that are cut off without a word, some of them owed a reply: their connections end in time.
 
