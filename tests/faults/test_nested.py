@@ -21,6 +21,7 @@ from process_engine import Run, marked, survivors
 from test_process_lane import EXITS, HARD, SOFT, RaisingFactory, expected, make
 
 import duodao
+from duodao import arena
 from duodao.children import guard
 from duodao.errors import Broken, CallTimeout, NotPicklable, RemoteError, SetupFailed, WorkerDied
 from duodao.lanes import hosting
@@ -148,8 +149,10 @@ def test_mixed_work():
 def test_large_values_both_ways():
     """Large inputs and results travel beside the pipes, and nothing of them is left in the shared memory."""
     data = [bytes([n]) * (3 << 20) + b"end" for n in range(12)]
+    before = set(arena.get()._taken)
     got = list(duodao.map(nested.reverse, data, lane="thread", workers=(2, 3)))
     assert got == [each[::-1] for each in data]
+    assert set(arena.get()._taken) <= before
 
 
 def test_output_and_logging(capsys, caplog):
