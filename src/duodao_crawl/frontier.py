@@ -184,11 +184,11 @@ class Frontier(Iterator[Request]):
         return None, None
 
     def _pick(self, host: Host, now: float) -> Request | None:
-        """Take the request of `host` that is due; None when the rules forbid it."""
+        """Take the request of `host` that is due; None when the rules forbid it, or max_pages was reached meanwhile."""
         urgent, ordinary = self._dues(host)
-        if urgent is not None and (ordinary is None or urgent <= ordinary):
+        if urgent is not None and urgent <= now and (ordinary is None or urgent <= ordinary):
             _, _, request = heapq.heappop(host.urgent)
-        elif ordinary is not None and host.rules is not None:
+        elif ordinary is not None and ordinary <= now and host.rules is not None:
             url = host.line.pop()
             request = Request(url)
             self.waiting -= 1

@@ -170,6 +170,19 @@ def test_max_pages_counts_urls():
     assert bench.frontier.waiting == 3
 
 
+def test_the_last_page_of_max_pages_hurries_no_retry():
+    """A host that has a retry waiting, and no room any more for its next URL, keeps waiting."""
+    bench = Bench(rate=None, max_pages=2)
+    bench.add([f"{A}/1", f"{A}/2"], 0)
+    bench.out()
+    bench.frontier.again(Request(f"{A}/1", 2), 60.0)
+    bench.done(Request(f"{A}/1"))
+    bench.add([f"{B}/1"], 0)
+    assert bench.urls() == [f"{B}/1"]
+    assert bench.out(59.0) == []
+    assert bench.out(1.0) == [Request(f"{A}/1", 2)]
+
+
 def test_the_depth_is_of_the_shortest_way():
     """Also when that was found while the URL waited, or was out."""
     bench = Bench(rate=None)
