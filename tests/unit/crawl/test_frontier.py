@@ -1,8 +1,11 @@
 """The frontier: what may be fetched next, and when; one clock, moved by the test."""
 
 import threading
+from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from duodao_crawl.frontier import Frontier
 from duodao_crawl.page import Request
@@ -229,3 +232,45 @@ def test_close_wakes_who_waits():
     frontier.close()
     reader.join(10)
     assert not reader.is_alive()
+
+
+@given(
+    st.dictionaries(st.integers(0, 14), st.lists(st.integers(0, 14), max_size=5), max_size=15),
+    st.integers(1, 3), st.integers(1, 4), st.booleans(), st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_any_graph_in_any_order(links, per_host, concurrency, robots, random):
+    """Whatever links to what, and whatever comes back first: each page that can be reached goes out once, within the
+    bounds of its host and of all, and then it ends."""
+    url = "http://h{}/{}".format
+    settings = Settings(robots=robots, rate=None, per_host=per_host, concurrency=concurrency)
+    frontier = Frontier(settings, clock=lambda: 1.0)
+    frontier.add([url(0, 0)], 0)
+    air, landed, seen = [], [], []
+    while True:
+        while (request := frontier.take(1.0)[0]) is not None:
+            air.append(request)
+            seen.append(request.url)
+            hosts = Counter(out.url.split("/")[2] for out in air)
+            assert len(air) <= concurrency
+            assert max(hosts.values()) <= per_host
+        if air and (not landed or random.random() < 0.5):
+            landed.append(air.pop(random.randrange(len(air))))
+            frontier.landed(landed[-1])
+        elif landed:
+            request = landed.pop(random.randrange(len(landed)))
+            if request.robots:
+                frontier.rule(request, ALL)
+            else:
+                at = int(request.url.rpartition("/")[2])
+                frontier.add([url(n % 3, n) for n in links.get(at, ())], frontier.depth(request.url) + 1)
+            frontier.done(request)
+        else:
+            break
+    reached, waiting = {0}, [0]
+    while waiting:
+        fresh = set(links.get(waiting.pop(), ())) - reached
+        reached |= fresh
+        waiting += fresh
+    pages = [page for page in seen if not page.endswith("robots.txt")]
+    assert sorted(pages) == sorted(url(n % 3, n) for n in reached)
+    assert len(seen) - len(pages) == (len({n % 3 for n in reached}) if robots else 0)
