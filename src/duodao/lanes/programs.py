@@ -288,9 +288,10 @@ class Programs:
             more = running.flush()
         except BrokenPipeError:
             self._listen(running.inp, running, wanted=False)
-            running.end_input()
             if isinstance(running, Dialogue):
-                self._mute(running)
+                self._mute(running)  # its pipe stays: how much of it was read will be asked
+            else:
+                running.end_input()
             return
         self._listen(running.inp, running, wanted=more)
         if not more and isinstance(running, Once):
