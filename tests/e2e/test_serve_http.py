@@ -262,6 +262,35 @@ def test_a_drain_under_load_fails_no_request(work: Any, processes: int) -> None:
         requests.get(server.address, timeout=10)
 
 
+def test_a_drain_serves_who_waits_in_the_queue() -> None:
+    """Connections that the server has not accepted yet when it is drained, their requests sent, are all answered."""
+    began, leave = threading.Event(), threading.Event()
+
+    def handler(request: duodao.Request) -> str:
+        if request.path == "/first":
+            began.set()
+            assert leave.wait(10)
+        return request.path
+
+    server = duodao.Server(handler, ANY, max_connections=1).start()
+    clients = [socket.create_connection(port_of(server.address), 10) for _ in range(6)]
+    clients[0].sendall(b"GET /first HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert began.wait(10)
+    for client in clients[1:]:
+        client.sendall(b"GET /queued HTTP/1.1\r\nHost: x\r\n\r\n")
+    drain = threading.Thread(target=server.drain)
+    drain.start()
+    drain.join(0.6)
+    assert drain.is_alive()
+    leave.set()
+    for client in clients:
+        client.settimeout(10)
+        with client:
+            assert b"200 OK" in client.recv(1000)
+    drain.join(10)
+    assert not drain.is_alive()
+
+
 def test_a_killed_process_is_replaced_under_load_of_wrk() -> None:
     """kill -9 of one process under load: the other serves on, the dead one is replaced, no response is an error."""
     wrk = shutil.which("wrk")
