@@ -150,10 +150,17 @@ def compute(x):
     return x
 
 
+def compute_long(x):
+    ends = time.thread_time() + 2.5
+    while time.thread_time() < ends:
+        pass
+    return x
+
+
 def compute_in_c(x):
     """Item 0 computes in C code that keeps the GIL, for a while."""
     if x == 0:
-        sum(range(30_000_000))
+        sum(range(80_000_000))
     time.sleep(0.05)
     return x
 

@@ -190,6 +190,13 @@ def test_a_call_that_holds_the_hub_is_named(function):
     assert re.match(rf"{name} held the hub of its worker for \d+\.\d s, in .*{name} \({calls.__file__}:\d+\)", text)
 
 
+def test_a_call_that_holds_the_hub_for_long_is_named_meanwhile(capsys):
+    """After two seconds the caller's stderr has it: the call may never end."""
+    with pytest.warns(RuntimeWarning, match="compute_long held"):
+        assert run(calls.compute_long, [1]) == [1]
+    assert "duodao: compute_long has held the hub" in capsys.readouterr().err
+
+
 def test_calls_that_only_wait_are_not_named():
     """Ten calls that sleep for half a second hold nothing."""
     with warnings.catch_warnings():

@@ -37,6 +37,8 @@ LOOK = 0.050
 """Seconds between two looks at a hub that doesn't answer."""
 PERIOD = 0.100
 """Seconds between two questions."""
+LONG = 2.0
+"""Seconds after which it is said on stderr that a call holds the hub still."""
 MERCY = 0.5
 """Seconds beyond a call's time-out until the process that it holds is ended."""
 _SHOWN = 3
@@ -65,12 +67,12 @@ class Held:
         lines = [(file, line, function, None) for file, line, function in self.stack]
         return "".join(traceback.StackSummary.from_list(lines).format())
 
-    def text(self, name: str) -> str:
+    def text(self, name: str, verb: str = "held") -> str:
         """One line for the user."""
         where = " < ".join(f"{function} ({file}:{line})" for file, line, function in self.stack[: -_SHOWN - 1 : -1])
         at = f", in {where}" if where else ""
         return (
-            f"{name} held the hub of its worker for {self.seconds:.1f} s{at}, and nothing else ran there meanwhile: "
+            f"{name} {verb} the hub of its worker for {self.seconds:.1f} s{at}, and nothing else ran there meanwhile: "
             "what computes, or waits in C code, belongs on lane='process' or 'thread'"
         )
 
@@ -89,7 +91,9 @@ class Vigil:
         told: Callable[[Held], None],
         hung: Callable[[Any, Held], None],
     ) -> None:
+        self._name = work.name
         self._limit = work.timeout
+        self._said = False
         self._busy = busy
         self._told = told
         self._hung = hung
@@ -202,6 +206,9 @@ class Vigil:
             if look.is_idle or seconds < STUCK or (look.cpu - first.cpu < STUCK / 2 and self._is_queued()):
                 continue
             self._seen = first.at, look.stack
+            if seconds > LONG and not self._said:
+                self._said = True  # by now; `told` comes when it ends, which may be never
+                print("duodao:", Held(seconds, look.stack).text(self._name, "has held"), file=sys.stderr)
             if self._limit is not None and seconds > MERCY:
                 called = seconds if look.hand is None else perf_counter() - look.hand.began
                 if called > self._limit + MERCY:
