@@ -63,6 +63,7 @@ def test_crash_table(moment, how, lane):
         run.start([0, 1, 2, make(moment, how), 4, 5, 6])
         run.start([7, 8])
         values = run.finish()
+    assert run.lost <= 18, "more runs than it takes to find one item"
     error = values[3]
     assert type(error) is expected(moment, how), repr(error)
     if how in HARD:
