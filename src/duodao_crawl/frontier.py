@@ -37,15 +37,23 @@ class Out:
 
 
 @dataclass(slots=True)
+class Pace:
+    """What one server is asked for: http and https of a name together. free_at: when a request may start."""
+
+    hosts: list[Host] = field(default_factory=list)
+    in_air: int = 0
+    free_at: float = 0.0
+
+
+@dataclass(slots=True)
 class Host:
-    """One scheme, host and port. rules: None until its robots.txt is known. free_at: when a request may start."""
+    """One scheme, name and port. rules: None until its robots.txt is known."""
 
     name: str
     line: Line
+    pace: Pace
     rules: Rules | None
     urgent: list[tuple[float, int, Request]] = field(default_factory=list)  # (not before, tie, request)
-    in_air: int = 0
-    free_at: float = 0.0
     asked: bool = False
     due: float | None = None  # its entry in the heap that counts; others are left over
 
@@ -68,6 +76,7 @@ class Frontier(Iterator[Request]):
         self._desk = Desk()
         self._depths: dict[int, int] = {}  # by hash: 64 bits, keyed anew in each process; 100 bytes in place of a URL
         self._hosts: dict[str, Host] = {}
+        self._paces: dict[str, Pace] = {}
         self._heap: list[tuple[float, int, Host]] = []
         self._tie = 0
         self._out: dict[Request, Out] = {}
@@ -104,8 +113,8 @@ class Frontier(Iterator[Request]):
             host = self._host(origin(request.url))
             self._urge(host, request, 0.0 if self._known(request) else wait)
             if everyone:
-                host.free_at = max(host.free_at, self._clock() + wait)
-            self._schedule(host)
+                host.pace.free_at = max(host.pace.free_at, self._clock() + wait)
+            self._reschedule(host.pace)
             self._changed.notify_all()
 
     def rule(self, request: Request, rules: Rules) -> None:
@@ -201,9 +210,10 @@ class Frontier(Iterator[Request]):
         wire = not self._known(request)
         self._out[request] = Out(host, wire)
         if wire:
-            host.in_air += 1
             self._in_air += 1
-            host.free_at = now + max(self._settings.interval, host.rules.delay if host.rules else 0.0)
+            host.pace.in_air += 1
+            host.pace.free_at = now + max(self._settings.interval, host.rules.delay if host.rules else 0.0)
+            self._reschedule(host.pace)
         return request
 
     def _room(self) -> bool:
@@ -215,7 +225,10 @@ class Frontier(Iterator[Request]):
     def _host(self, name: str) -> Host:
         host = self._hosts.get(name)
         if host is None:
-            host = self._hosts[name] = Host(name, self._backlog.line(), None if self._settings.robots else ALL)
+            pace = self._paces.setdefault(name.partition("://")[2], Pace())
+            host = Host(name, self._backlog.line(), pace, None if self._settings.robots else ALL)
+            self._hosts[name] = host
+            pace.hosts.append(host)
         return host
 
     def _inquire(self, url: str, asked: tuple[bool, list[tuple[str, Rules]]]) -> None:
@@ -245,21 +258,25 @@ class Frontier(Iterator[Request]):
             heapq.heappush(self._heap, (due, self._tie, host))
         host.due = due
 
+    def _reschedule(self, pace: Pace) -> None:
+        for host in pace.hosts:
+            self._schedule(host)
+
     def _dues(self, host: Host) -> tuple[float | None, float | None]:
         """When its next urgent and its next ordinary request may go out; None: not before something changes."""
         urgent = ordinary = None
-        slot = host.in_air < self._settings.per_host
+        slot, free_at = host.pace.in_air < self._settings.per_host, host.pace.free_at
         if host.urgent:
             at, _, request = host.urgent[0]
-            urgent = AT_ONCE if self._known(request) else max(at, host.free_at) if slot else None
+            urgent = AT_ONCE if self._known(request) else max(at, free_at) if slot else None
         if host.rules is not None and self._room():
             url = host.line.peek()
             if url is not None:
-                ordinary = AT_ONCE if self._known(Request(url)) else host.free_at if slot else None
+                ordinary = AT_ONCE if self._known(Request(url)) else free_at if slot else None
         return urgent, ordinary
 
     def _land(self, out: Out) -> None:
         out.in_air = False
         self._in_air -= 1
-        out.host.in_air -= 1
-        self._schedule(out.host)
+        out.host.pace.in_air -= 1
+        self._reschedule(out.host.pace)

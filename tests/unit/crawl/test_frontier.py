@@ -64,6 +64,16 @@ def test_hosts_take_turns():
     assert bench.urls() == [f"{B}/3"]
 
 
+def test_http_and_https_of_a_name_are_one_server():
+    """They share its pace and its connections; another port does not."""
+    bench = Bench()
+    bench.add(["http://a/1", "https://a/1", "https://a:444/1"], 0)
+    assert bench.urls() == ["http://a/1", "https://a:444/1"]
+    bench.landed(Request("http://a/1"))
+    assert bench.urls(0.9) == []
+    assert bench.urls(0.1) == ["https://a/1"]
+
+
 def test_all_hosts_together_are_bounded():
     """concurrency=3: a fourth request goes out when one has landed."""
     bench = Bench(rate=None, concurrency=3)
