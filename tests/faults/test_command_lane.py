@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -168,6 +169,23 @@ def test_stderr_without_end_is_read_and_bounded():
     assert str(error).endswith("end")
     outcomes = run(lines('sys.stderr.write("x" * 500_000); answer(id, output=x)'), range(20))
     assert [outcome.value for outcome in outcomes] == list(range(20))
+
+
+def test_programs_in_a_pipeline():
+    """Programs that follow each other are stages of their own; values go from one's stdout to the other's argument."""
+    both = duodao.Pipeline("echo {}a", lane="command").then("echo {}b", lane="command").then(len, lane="thread")
+    assert list(duodao.map(both, ["x", "yy"])) == [3, 4]
+
+
+def test_no_descriptor_is_left_for_more_programs():
+    """Where the limit of open files allows fewer programs than asked for, the run goes on with fewer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+    try:
+        outcomes = run("sh -c 'sleep 0.05; echo $1' sh", range(60), workers=40)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [outcome.value for outcome in outcomes] == [str(n) for n in range(60)]
 
 
 # -- JSON lines -------------------------------------------------------------------------------------------------------

@@ -251,7 +251,8 @@ class Programs:
         """Items that no program can be started for, fewer programs than asked for, or the end of the run."""
         code = error.errno if isinstance(error, OSError) else None
         if isinstance(error, Lost) or (code in _SCARCE and self.running):
-            self._limit = max(1, len(self.running))
+            if code is not None:
+                self._limit = len(self.running)
             self._host.settle([(call, None, Failure(None, "lost")) for call in calls])
         elif code in _SCARCE:
             self._host.end(Broken(f"no program can be started: {os.strerror(code or 0)}"), calls)
