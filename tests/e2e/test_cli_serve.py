@@ -149,9 +149,11 @@ def test_http_and_a_request_for_figures(folder: Path) -> None:
         assert command.end(signal.SIGTERM)[0] == 0
 
 
-def test_an_application_that_cant_be_pickled(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["handlers.py", "no-module.py"])
+def test_an_application_that_cant_be_pickled(folder: Path, name: str) -> None:
     """An instance that holds a lock is found by its name in every process; a killed one is replaced."""
-    with serving(folder, "handlers.py:app", "http://127.0.0.1:0", "--processes", "2") as command:
+    (folder / "no-module.py").write_text(HANDLERS)
+    with serving(folder, f"{name}:app", "http://127.0.0.1:0", "--processes", "2") as command:
         pids = {int(requests.get(command.address, timeout=10).text) for _ in range(30)}
         assert len(pids) == 2
         victim = pids.pop()

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import importlib.machinery
+import importlib.util
 import logging
 import os
 import pickle
@@ -56,17 +58,29 @@ def make_worker(work: Any, options: Options, sockets: list[socket.socket]) -> An
 
 
 class Named:
-    """An object as a name in a module, for one that can't or shouldn't be pickled: an application, say."""
+    """An object as a name in a module, for one that can't or shouldn't be pickled: an application, say.
 
-    def __init__(self, module: str, name: str) -> None:
+    file: the module's, for one that was loaded under a name by which it can't be imported.
+    """
+
+    def __init__(self, module: str, name: str, file: str | None) -> None:
         self.module = module
         self.name = name
+        self.file = file
 
     def find(self) -> Any:
         """The object in this process."""
-        import importlib
-
-        return getattr(importlib.import_module(self.module), self.name)
+        try:
+            return getattr(importlib.import_module(self.module), self.name)
+        except ModuleNotFoundError as error:
+            if error.name != self.module or self.file is None:
+                raise
+        loader = importlib.machinery.SourceFileLoader(self.module, self.file)
+        spec = importlib.util.spec_from_loader(self.module, loader)
+        assert spec is not None
+        module = sys.modules[self.module] = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+        return getattr(module, self.name)
 
 
 def main(arg: bytes, fds: list[int]) -> int:

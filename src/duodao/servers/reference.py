@@ -22,5 +22,5 @@ def reference(work: Any) -> Any:
             continue
         for attribute, value in list(vars(module).items()):
             if value is work:
-                return Named(name, attribute)
+                return Named(name, attribute, getattr(module, "__file__", None))
     return work
