@@ -35,11 +35,14 @@ def framed(framing, messages):
 def test_one_byte_at_a_time(framing):
     """Messages that come in writes of one byte, as segments of their own, are the messages that were sent."""
     sent = framed(framing, [b"hello", b"", b"\xc3\xa4 \xff", b"x" * 300])
-    with Served(framing=framing) as server, server.connect() as client:
+    beat = framed(framing, [b"read?"])
+    with Served(framing=framing) as server, server.connect() as client, server.connect() as other:
         for at in range(len(sent)):
             client.sendall(sent[at : at + 1])
+            other.sendall(beat)  # its answer says that the byte has been read
+            assert read(other, len(beat)) == beat
         assert read(client, len(sent)) == sent
-        assert server.figures().messages == 4
+        assert server.figures().messages == 4 + len(sent)
 
 
 @pytest.mark.parametrize("framing", ["line", "length"])
