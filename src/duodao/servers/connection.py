@@ -8,20 +8,23 @@ Invariants:
   1. Replies go out in the order of their messages, whatever order the calls end in.
   2. What a connection holds is bounded: one incomplete frame, one segment, `PIPELINED` calls, write_high of unsent
      bytes and the replies that go beyond it. At a bound reading pauses; no handler starts until the peer has read.
-  3. Nothing is done per message but framing, the call and the counts: time limits look at the counts later.
-  4. A connection that the server ends is shut down first and closed when the peer has done so too, or after `LINGER`
+  3. `_quick` is set only while nothing waits and nothing is unsent: such a reply is written past the transport.
+  4. Nothing is done per message but framing, the call and the counts: time limits look at the counts later.
+  5. A connection that the server ends is shut down first and closed when the peer has done so too, or after `LINGER`
      seconds: closing with unread bytes makes the kernel take back replies that the peer has not read yet.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from duodao.servers.dispatch import HELD, Call
 from duodao.servers.framing import AT_ONCE
+from duodao.servers.handler import decode
 from duodao.servers.session import CROWD, Session
 
 if TYPE_CHECKING:
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
 PIPELINED = 64
 """Calls of one connection that may be under way."""
-_RETURN = ord("\r")
 BREATH = 0.005
 """Seconds after which a connection with more to do lets others have a turn."""
 
@@ -38,9 +40,9 @@ class Connection(asyncio.Protocol):
     """received, sent: bytes; messages: whole ones. full: write_high is unsent. lost: the connection is no more."""
 
     __slots__ = (
-        "_calls", "_dispatch", "_ended", "_finishing", "_framer", "_left", "_limit", "_paused", "_quick", "_resting",
-        "_retiring", "_shut", "_taken", "_text", "_transport", "_trouble", "_worker", "_wrap", "_write", "full", "lost",
-        "mark", "messages", "peer", "quiet", "received", "sent", "session",
+        "_calls", "_dispatch", "_ended", "_fd", "_finishing", "_framer", "_handler", "_left", "_limit", "_paused",
+        "_quick", "_resting", "_retiring", "_shut", "_taken", "_transport", "_trouble", "_worker", "_wrap", "_write",
+        "full", "lost", "mark", "messages", "peer", "quiet", "received", "sent", "session",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, peer: str = "") -> None:
@@ -50,7 +52,7 @@ class Connection(asyncio.Protocol):
         self._quick: Any = None  # the function, while a whole line may go to it at once
         self._limit = worker.options.max_frame
         self._wrap = self._framer.wrap
-        self._text = worker.handler.text
+        self._handler = worker.handler
         self._calls: deque[Call] | None = None  # made when first needed: an empty one takes 600 bytes
         self._left: list[Any] = []  # messages that a full connection has not handled yet
         self._transport: Any = None
@@ -74,6 +76,8 @@ class Connection(asyncio.Protocol):
         """The peer is there."""
         self._transport = transport
         self._write = transport.write
+        sock = transport.get_extra_info("socket")
+        self._fd = -1 if sock is None or transport.get_extra_info("ssl_object") is not None else sock.fileno()
         name = transport.get_extra_info("peername")
         if not self.peer:
             self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "a local peer")
@@ -81,11 +85,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes, cut anywhere."""
-        call, size = self._quick, len(data)
+        call, size = self._quick or self._look(), len(data)
         self.received += size
         if call is not None and size <= self._limit:
             line, end, rest = data.partition(b"\n")
-            if end and not rest and not (line and line[-1] == _RETURN):
+            if end and not rest and not (line and line[-1] == 13):  # a carriage return
                 self.messages += 1
                 began = monotonic()
                 try:
@@ -95,8 +99,17 @@ class Connection(asyncio.Protocol):
                     return
                 seconds = monotonic() - began  # without the writing: of that the kernel decides
                 if type(reply) is bytes:
-                    self.sent += len(reply) + 1
-                    self._write(reply + b"\n")
+                    reply += b"\n"
+                    self.sent += len(reply)
+                    try:
+                        wrote = os.write(self._fd, reply)  # open: it has just been read from
+                    except BlockingIOError:
+                        wrote = 0
+                    except OSError:  # the peer is gone, and the transport is about to find that out
+                        return
+                    if wrote != len(reply):
+                        self._quick = None
+                        self._write(reply[wrote:])
                 elif reply is not None:
                     self._answer(lambda _: reply, [line])  # it says what is wrong with it
                 if seconds > HELD:
@@ -148,15 +161,16 @@ class Connection(asyncio.Protocol):
 
     def _pump(self, data: bytes = b"") -> None:
         """Handle what has come and what was left, as far as the bounds allow."""
-        framer, until = self._framer, monotonic() + BREATH
+        framer, until, messages = self._framer, monotonic() + BREATH, list[Any]()
         while not self._finishing:
             if self._left:
                 messages, self._left = self._left, []
             else:
                 messages, data = framer.take(data, self._room()), b""
                 self.messages += len(messages)
-                if self._text and messages:
-                    messages = self._decode(messages)
+                if self._handler.text:
+                    messages, self._trouble = decode(messages)
+                    framer.over = framer.over or self._trouble is not None
             if messages:
                 self._give(messages)
             if framer.over and not self._left:
@@ -207,7 +221,7 @@ class Connection(asyncio.Protocol):
                 reply = call(message)
                 if reply is None:
                     continue
-                reply = self._encode(reply)
+                reply = self._handler.encode(reply)
                 replies.append(reply)
                 size += len(reply)
                 if size > high:
@@ -224,29 +238,6 @@ class Connection(asyncio.Protocol):
             self.write(self._wrap(replies))
         if seconds > HELD:
             self._dispatch.held(seconds)
-
-    def _encode(self, reply: Any) -> bytes:
-        """A reply as bytes. Raises TypeError that names what a handler may return."""
-        if self._text:
-            if isinstance(reply, str):
-                return reply.encode()
-        elif isinstance(reply, (bytes, bytearray, memoryview)):
-            return bytes(reply)  # of bytes: the same object
-        valid = "str" if self._text else "bytes"
-        raise TypeError(
-            f"{self._worker.handler.work.name} returned {type(reply).__name__}; "
-            f"{valid}, or None for no reply, is needed"
-        )
-
-    def _decode(self, messages: list[bytes]) -> list[str]:
-        texts = []
-        try:
-            for message in messages:
-                texts.append(message.decode())  # noqa: PERF401 - what came before the error is kept
-        except UnicodeDecodeError as error:
-            self._trouble = error
-            self._framer.over = True
-        return texts
 
     def _spoilt(self) -> None:
         """What came can't be read, and nothing behind it can."""
@@ -269,7 +260,7 @@ class Connection(asyncio.Protocol):
             if call.reply is None:
                 continue
             try:
-                reply = self._encode(call.reply)
+                reply = self._handler.encode(call.reply)
             except TypeError as error:
                 self._fail(error, call.message, replies)
                 return
@@ -288,12 +279,16 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send; what is sent after the end goes nowhere."""
         if not self.lost and not self._shut:
+            self._quick = None  # it would overtake
             self.sent += len(data)
             self._write(data)
 
     def hear(self, data: bytes) -> None:
         """Send what others say. One that doesn't read is dropped: nobody waits for it."""
-        self.write(data)
+        if self.lost or self._shut:
+            return
+        self.sent += len(data)
+        self._write(data)
         if self.full and self._transport.get_write_buffer_size() > CROWD * self._worker.write_high:
             self._worker.drop(self)
 
@@ -361,8 +356,8 @@ class Connection(asyncio.Protocol):
             self.finish()
 
     def _after(self) -> None:
-        """Something has changed: is it over, is it to be read, and may lines go straight to the handler?"""
-        self.refresh()
+        """Something has changed: is it over, and is it to be read?"""
+        self._quick = None
         if self.lost or self._shut:
             return
         if self.over and not (self._calls if self._finishing else self.owes()):
@@ -376,10 +371,18 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
-    def refresh(self) -> None:
-        """Take the short way while nothing waits that a message would have to queue behind."""
-        waits = self._calls or self._left or self._resting or self._framer.rest or self.full or self.over
-        self._quick = None if waits else self._dispatch.quick
+    def careful(self) -> None:
+        """Look again before a line goes straight to the handler."""
+        self._quick = None
+
+    def _look(self) -> Any:
+        """The function, if nothing waits that a line, or its reply, would have to queue behind."""
+        quick = self._dispatch.quick
+        if quick is not None and self._fd >= 0 and not (
+            self._calls or self._left or self._resting or self._framer.rest or self.over or self.unsent()
+        ):  # fmt: skip
+            self._quick = quick
+        return self._quick
 
     def _shut_down(self) -> None:
         self._shut = self._finishing = True

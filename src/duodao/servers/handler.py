@@ -37,6 +37,16 @@ class Handler:
         self.text = options.text if options.text is not None else note == "str"
         self._check()
 
+    def encode(self, reply: Any) -> bytes:
+        """A reply as bytes. Raises TypeError that names what a handler may return."""
+        if self.text:
+            if isinstance(reply, str):
+                return reply.encode()
+        elif isinstance(reply, (bytes, bytearray, memoryview)):
+            return bytes(reply)  # of bytes: the same object
+        valid = "str" if self.text else "bytes"
+        raise TypeError(f"{self.work.name} returned {type(reply).__name__}; {valid}, or None for no reply, is needed")
+
     def _check(self) -> None:
         name, lane = self.work.name, self.lane
         if self.kind == "session" and not self.work.is_async:
@@ -51,6 +61,17 @@ class Handler:
             reason = unsendable(self.work)
             if reason:
                 raise UsageError(f"lane='process': {reason}")
+
+
+def decode(messages: list[bytes]) -> tuple[list[str], Exception | None]:
+    """Whole messages as text, up to the first that isn't UTF-8; and what is wrong with that."""
+    texts: list[str] = []
+    try:
+        for message in messages:
+            texts.append(message.decode())  # noqa: PERF401 - what came before the error is kept
+    except UnicodeDecodeError as error:
+        return texts, error
+    return texts, None
 
 
 def _parameter(work: Any) -> inspect.Parameter | None:

@@ -27,7 +27,7 @@ class Rooms:
         self._budget = budget
         self._said = 0
         self._turn: asyncio.Future[None] | None = None
-        self._members: dict[str, dict[Session, None]] = {}
+        self._members: dict[str, dict[Session, Callable[[bytes], None]]] = {}
         self.relay: Callable[[str, bytes], None] | None = None
 
     @property
@@ -45,7 +45,7 @@ class Rooms:
 
     def join(self, room: str, session: Session) -> None:
         """From now on it hears what is said there."""
-        self._members.setdefault(room, {})[session] = None
+        self._members.setdefault(room, {})[session] = session.hear
 
     def leave(self, room: str, session: Session) -> None:
         """It no longer hears what is said there."""
@@ -73,9 +73,9 @@ class Rooms:
             loop = asyncio.get_running_loop()
             self._turn = loop.create_future()
             loop.call_soon(self._next)
-        for session in tuple(self._members.get(room, ())):  # one that is dropped leaves the room
+        for session, hear in tuple(self._members.get(room, {}).items()):  # one that is dropped leaves the room
             if session is not without:
-                session.hear(data)
+                hear(data)
 
     async def turn(self) -> None:
         """Until the next turn of the loop."""

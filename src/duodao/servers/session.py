@@ -35,13 +35,14 @@ class Session:
     peer: "127.0.0.1:51234". data: a dict for what the handler wants to keep. Use it from the handler's loop only.
     """
 
-    __slots__ = ("_arrived", "_connection", "_rooms", "_waiters", "data", "peer")
+    __slots__ = ("_arrived", "_connection", "_rooms", "_waiters", "data", "hear", "peer")
 
     def __init__(self, connection: Connection, rooms: Rooms) -> None:
         self._connection = connection
         self._rooms = rooms
         self._arrived: deque[Any] = deque()
         self._waiters: list[asyncio.Future[None]] = []  # a handler may use it from several tasks
+        self.hear = connection.hear
         self.peer = connection.peer
         self.data: dict[Any, Any] = {}
 
@@ -116,10 +117,6 @@ class Session:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-    def hear(self, data: bytes) -> None:
-        """Write what was broadcast, or drop the connection."""
-        self._connection.hear(data)
 
     async def _wait(self) -> None:
         waiter = asyncio.get_running_loop().create_future()

@@ -130,7 +130,7 @@ class Worker:
 
     def _refresh(self) -> None:
         for connection in self._connections:
-            connection.refresh()
+            connection.careful()
 
     # -- figures and the other processes ------------------------------------------------------------------------------
 
@@ -162,7 +162,6 @@ class Worker:
             return
         self._connections[connection] = None
         transport.set_write_buffer_limits(high=self.write_high)
-        connection.refresh()
         self._first.add(connection)
         if self.handler.kind == "session":
             self._open_session(connection)
