@@ -146,9 +146,10 @@ def await_state(pid, wanted):
         os.sched_yield()
 
 
-def test_ctrl_z_and_fg(folder, gate):
+@pytest.mark.parametrize("progress", ["--progress", "--no-progress"])
+def test_ctrl_z_and_fg(folder, gate, progress):
     """Ctrl-Z stops the running programs too, and fg continues them; their stop is no failure and no time-out."""
-    argv = ["map", "n.txt", "-o", "out.jsonl", "--workers", "2", "--timeout", "50", "--no-progress"]
+    argv = ["map", "n.txt", "-o", "out.jsonl", "--workers", "2", "--timeout", "50", progress]
     argv += ["--command", "--", "sh", "-c", HELD, "sh"]
     # A group of its own in this session, as a shell makes it: an orphaned group ignores SIGTSTP.
     with subprocess.Popen([sys.executable, "-m", "duodao", *argv], cwd=folder, process_group=0) as process:

@@ -201,15 +201,17 @@ def _take(outcomes: list[Outcome[Any]], sink: JsonLines, *, raising: bool) -> No
 
 
 def _interrupts(run: Any, shown: Display | None) -> Interrupts:
+    give_back, take_again = getattr(shown, "pause", None), getattr(shown, "resume", None)
+
     def pause() -> None:
         run.suspend()
-        if shown is not None:
-            shown.pause()
+        if give_back is not None:
+            give_back()
 
     def resume() -> None:
         run.resume()
-        if shown is not None:
-            shown.resume()
+        if take_again is not None:
+            take_again()
 
     say = shown.notify if shown is not None else lambda text: write(f"duodao: {text}\n")
     return Interrupts(run.drain, say, pause=pause, resume=resume)
