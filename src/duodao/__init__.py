@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Command", "Group", "Journal", "JsonLines", "Outcome", "Pipeline", "Pool", "Profile", "Queue", "Rate", "Rejected",
-    "Report", "Request", "Response", "Restart", "Retry", "Server", "Session", "Shared", "Task", "arun", "map",
-    "measure", "run", "serve",
+    "Report", "Request", "Response", "Restart", "Retry", "Server", "Session", "Shared", "Snapshot", "Task", "arun",
+    "map", "measure", "run", "serve",
 ]  # fmt: skip
 
 # Every name is loaded when it is first used (PEP 562): the guard and its workers import this package too, and start
@@ -59,6 +59,7 @@ _HOMES = {
     "Server": "servers.server",
     "Session": "servers.session",
     "Shared": "channel.state",
+    "Snapshot": "telemetry",
     "Task": "pipeline.task",
     "arun": "pipeline.verbs",
     "map": "pipeline.verbs",

@@ -138,10 +138,11 @@ class Dispatcher:
                     return
         except BaseException as error:  # a fault of ours: the run must end with it, not wait for ever
             self.end(error)
-            while self._links:
-                link = self._links.pop()
-                link.kill("fault")
-                link.close()
+            with self._lock:  # `start` may be writing to one: its number must not be another file's by then
+                while self._links:
+                    link = self._links.pop()
+                    link.kill("fault")
+                    link.close()
         finally:
             self._release_common()
             with self._lock:
