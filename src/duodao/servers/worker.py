@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from duodao.errors import Closed
+from duodao.servers import listening
 from duodao.servers.connection import Connection
 from duodao.servers.dispatch import Dispatch
 from duodao.servers.figures import Figures
@@ -30,6 +31,8 @@ LINGER = 1.0
 """Seconds that a peer gets to close its side of a connection which the server has ended."""
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 """Seconds of silence, then so many questions so many seconds apart: where `idle` is None this alone finds the dead."""
+FRESH = 0.25
+"""Seconds of a drain in which who has just connected may send a first message."""
 LOGGED, WINDOW = 50, 10.0
 """Errors that are logged in so many seconds; more are counted only."""
 _log = logging.getLogger("duodao.servers")
@@ -95,16 +98,26 @@ class Worker:
         """Stop accepting, answer what has come, tell sessions, close; after `grace` seconds close what is left."""
         assert self._empty is not None
         self._draining = True
+        for sock in self._sockets:
+            listening.shut(sock)
         await self._turn()  # who has connected already is accepted, and what they have sent is read
         for server in self._servers:
             server.close()
         await self._turn()
+        ends = self.loop.time() + grace
+        for connection in tuple(self._connections):
+            if connection.received:
+                connection.retire()
+        await self._emptied(min(FRESH, grace))  # the others' first message is on its way: it would be lost
         for connection in tuple(self._connections):
             connection.retire()
-        if self._connections:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), grace)
+        await self._emptied(ends - self.loop.time())
         await self.abort()
+
+    async def _emptied(self, seconds: float) -> None:
+        if self._connections and self._empty is not None and seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), seconds)
 
     async def abort(self) -> None:
         """End now."""
