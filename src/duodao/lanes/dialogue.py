@@ -66,25 +66,28 @@ class Dialogue(Running):
         now = monotonic()
         try:
             for line in lines:
-                whole = b"".join([*self._line, line])
+                self._grow(line)
+                whole = b"".join(self._line)
                 self._line.clear()
                 self._size = 0
                 if whole.strip():
                     outcomes.append(self._answer(whole))
+            self._grow(rest)
         except Fault as fault:
             fault.outcomes = outcomes
             raise
         finally:
             if outcomes:
                 self._learn(now, outcomes)
-        if rest:
-            self._line.append(rest)
-            self._size += len(rest)
-            if self._size > self.command.max_output:
-                fault = Fault(f"printed a line longer than max_output={self.command.max_output} bytes and was killed")
-                fault.outcomes = outcomes
-                raise fault
         return outcomes
+
+    def _grow(self, part: bytes) -> None:
+        limit = self.command.max_output
+        self._size += len(part)
+        if self._size > limit:
+            raise Fault(f"printed a line longer than max_output={limit} bytes and was killed")
+        if part:
+            self._line.append(part)
 
     def _learn(self, now: float, outcomes: list[Outcome]) -> None:
         """What calls take, and so how many it is given at once: at most twice as many as before."""

@@ -50,9 +50,9 @@ class Command:
     max_output: int = 64 << 20
 
     def __post_init__(self) -> None:
-        for name, value, valid in (("protocol", self.protocol, PROTOCOLS), ("stdin", self.stdin, STDIN)):
-            if value not in valid:
-                raise UsageError(f"{name}={value!r}: one of {', '.join(map(repr, valid))} is needed")
+        for name, given, valid in (("protocol", self.protocol, PROTOCOLS), ("stdin", self.stdin, STDIN)):
+            if given not in valid:
+                raise UsageError(f"{name}={given!r}: one of {', '.join(map(repr, valid))} is needed")
         if self.shell and not isinstance(self.argv, str):
             raise UsageError("shell=True takes one line for the shell, not a list of words")
         if not self.words or not self.words[0] or not str(self.argv).strip():

@@ -361,7 +361,7 @@ class Programs:
             if fd >= 0 and fd in self._selector.get_map():
                 self._selector.unregister(fd)
         self.running.pop(running, None)
-        self._dirty.pop(running, None)  # type: ignore[call-overload]
+        self._dirty.pop(running, None)
         running.close()
 
     # -- time ---------------------------------------------------------------------------------------------------------
