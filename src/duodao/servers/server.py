@@ -268,34 +268,35 @@ def serve(work: Any, address: str, **options: Unpack[ServeOptions]) -> list[Figu
     Arguments and errors: see Server. The signals are taken while it runs, if this is the main thread.
     """
     server = Server(work, address, **options)
-    inbox: queue.SimpleQueue[str] = queue.SimpleQueue()
-    with _signals(inbox):
+    with _inbox() as (inbox, tell):
         server.start()
-        waiter = _tell(inbox, server.wait)
-        ender: threading.Thread | None = None
-        while (said := inbox.get()) != "ended":
-            if ender is None:
-                ender = _tell(None, server.drain)
-            elif said == "signal":
+        threads = [_wait_in_thread(server.wait, tell)]
+        while (said := os.read(inbox, 1)) != _ENDED:
+            if said[0] not in _SIGNALS:
+                continue
+            if len(threads) == 1:
+                threads.append(_wait_in_thread(server.drain))
+            else:
                 server.close()
-        for thread in (waiter, ender):
-            if thread is not None:
-                thread.join()
+        for thread in threads:
+            thread.join()
     server.close()
     server.wait(0)
     return server.figures()
 
 
-def _tell(inbox: queue.SimpleQueue[str] | None, call: Callable[[], Any]) -> threading.Thread:
-    """Run a call that waits in a thread, and say when it is over."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ENDED = b"\0"
 
+
+def _wait_in_thread(call: Callable[[], Any], then: Callable[[], Any] | None = None) -> threading.Thread:
     def run() -> None:
         try:
             with contextlib.suppress(Exception):  # asked for again by who started it
                 call()
         finally:
-            if inbox is not None:
-                inbox.put("ended")
+            if then is not None:
+                then()
 
     thread = threading.Thread(target=run, name="duodao-serve", daemon=True)
     thread.start()
@@ -303,18 +304,27 @@ def _tell(inbox: queue.SimpleQueue[str] | None, call: Callable[[], Any]) -> thre
 
 
 @contextlib.contextmanager
-def _signals(inbox: queue.SimpleQueue[str]) -> Iterator[None]:
-    """SIGTERM and SIGINT become entries of `inbox` (its `put` may interrupt its `get`: it is written for that)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _inbox() -> Iterator[tuple[int, Callable[[], Any]]]:
+    """A pipe in which signals are bytes, and what writes that the server has ended.
 
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        inbox.put("signal")
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    The interpreter itself writes the signals. A handler of ours could come between the main thread's last look at
+    signals and its going to sleep: it would wait on, and the signal with it.
+    """
+    inbox, told = os.pipe()
+    os.set_blocking(told, False)
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, _noted) for number in _SIGNALS} if main else {}
+    woken = signal.set_wakeup_fd(told, warn_on_full_buffer=False) if main else -1
     try:
-        yield
+        yield inbox, lambda: os.write(told, _ENDED)
     finally:
+        if main:
+            signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(told)
+        os.close(inbox)
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """The signal is in the inbox already."""
