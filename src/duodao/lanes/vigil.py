@@ -1,6 +1,6 @@
-"""Who holds the hub: while calls run, a native thread asks it for a sign of life, and sees where its thread stands.
+"""Who holds the hub: while calls run, a native thread looks where the hub's thread stands, ten times a second.
 
-    native thread ── async ──► hub ── `_sign` released ──► it goes on
+    native thread ── in the user's code? ── async ──► hub ── `_sign` released ──► it goes on
         └── no sign for STUCK, in one call: note its stack; when the sign comes, the lane tells the user
             └── that call's time is over: `hung` delivers it, and the process is killed: nothing else ends such a call
 
@@ -36,11 +36,13 @@ STUCK = 0.200
 LOOK = 0.050
 """Seconds between two looks at a hub that doesn't answer."""
 PERIOD = 0.100
-"""Seconds between two questions."""
+"""Seconds between two looks otherwise."""
 LONG = 2.0
 """Seconds after which it is said on stderr that a call holds the hub still."""
 MERCY = 0.5
 """Seconds beyond a call's time-out until the process that it holds is ended."""
+FEW = 50
+"""Waits of the hub's thread in some 0.3 s, more of which show that nothing kept the GIL all the time."""
 _SHOWN = 3
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -109,7 +111,8 @@ class Vigil:
         self._asked: float | None = None
         self._seen: tuple[float, Stack] | None = None
         self._missed: Held | None = None
-        self._rose = self._its = self._mine = 0.0
+        self._last = self._its = self._mine = 0.0
+        self._switched = 0
         self._tid = threading.get_native_id()
         self._async = hub.loop.async_()
         self._async.ref = False
@@ -119,7 +122,8 @@ class Vigil:
         if not self._parked:
             return
         self._parked = False
-        self._rose, self._its = monotonic(), sum(_sched(f"self/task/{self._tid}"))
+        self._last, self._its = monotonic(), sum(_sched(f"self/task/{self._tid}"))
+        self._switched = _switches(self._tid)
         if not self._started:
             self._started = True
             self._async.start(self._answer)
@@ -155,13 +159,13 @@ class Vigil:
 
     def _run(self) -> None:
         try:
-            self._awake(self._rose)
+            self._awake(0.0)
             while not self._closing:
-                self._ask()
-                slept = monotonic()
+                if self._missed is not None or not self._look(monotonic()).is_idle:
+                    self._ask()
                 if self._bell.acquire(True, PERIOD):
                     continue
-                self._awake(slept + PERIOD)
+                self._awake(LOOK + PERIOD)
                 if not self._busy():
                     self._park()
         finally:
@@ -173,18 +177,21 @@ class Vigil:
             self._parked = False
         elif not self._closing:
             self._bell.acquire()
-            self._awake(self._rose)
+            self._awake(0.0)
 
-    def _awake(self, due: float) -> None:
+    def _awake(self, waited: float) -> None:
         """C code that keeps the GIL lets nobody ask: this thread is late then, and the other one was busy all the time.
 
-        Late for the GIL's sake, not for want of a CPU; and busy is also who waits for a CPU.
+        Late for the GIL's sake, not for want of a CPU; and busy is also who waits for a CPU. Where many threads contend
+        for the GIL all are late, but they give it up all the time.
         """
-        now = monotonic()
+        now, last = monotonic(), self._last
+        self._last = now
         mine, self._mine = self._mine, _sched("thread-self")[1]
         its, self._its = self._its, sum(_sched(f"self/task/{self._tid}"))
-        late = now - due - (self._mine - mine)
-        if late > STUCK and self._its - its > 0.9 * late:
+        late = now - last - waited - (self._mine - mine)
+        switched, self._switched = self._switched, _switches(self._tid)
+        if late > STUCK and self._its - its > 0.9 * late and self._switched - switched < FEW:
             look = self._look(now)
             if look.hand is not None and not look.is_idle and not look.is_import:
                 self._missed = Held(late, look.stack)
@@ -197,6 +204,7 @@ class Vigil:
         self._async.send()
         while not self._sign.acquire(True, LOOK) and not self._closing:  # closing: the hub's thread waits for us
             look = self._look(monotonic())
+            self._last = look.at
             if self._asked is None:  # it answered as we looked
                 continue
             if first is None or look.is_import or not look.is_same(first):
@@ -278,3 +286,10 @@ def _sched(thread: str) -> tuple[float, float]:
         run, queued, _ = file.read().split()
         return int(run) / 1e9, int(queued) / 1e9
     return 0.0, 0.0
+
+
+def _switches(tid: int) -> int:
+    """How often a thread has waited for something; 0 where the system doesn't say."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/self/task/{tid}/status", "rb") as file:
+        return int(file.read().rpartition(b"\nvoluntary_ctxt_switches:")[2].split()[0])
+    return 0
