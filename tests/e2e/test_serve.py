@@ -91,6 +91,12 @@ def compute(message: bytes) -> bytes:
     return b"%d %d" % (total, os.getpid())
 
 
+def modest(message: bytes) -> bytes:
+    """Some 20 us, which two processes would share if sending it to them cost nothing."""
+    sum(range(1500))
+    return message
+
+
 def wait(message: bytes) -> bytes:
     """Waits as long as it is told."""
     time.sleep(float(message))
@@ -195,9 +201,10 @@ def test_a_flood_of_errors_is_counted_and_not_all_logged(caplog: pytest.LogCaptu
 # -- where handlers run -----------------------------------------------------------------------------------------------
 
 
-def test_tiny_calls_run_on_the_loop() -> None:
-    """Measuring finds calls of an echo tiny: they run inline then, and the figures say why."""
-    with served(echo) as (server, client):
+@pytest.mark.parametrize("work", [echo, modest])
+def test_tiny_calls_run_on_the_loop(work: Any) -> None:
+    """Calls of no or of some 20 us: they run inline once they are measured, and the figures say why."""
+    with served(work) as (server, client):
         while (figures := server.figures()[0]).lane == "auto":
             assert client.ask(b"%d" % figures.messages) == b"%d" % figures.messages
         assert (figures.lane, "less than handing it over" in figures.why) == ("inline", True)
@@ -566,8 +573,11 @@ def test_a_session_reads_what_was_sent_before_the_end() -> None:
 def test_a_session_that_fails_or_closes_ends_its_connection(caplog: pytest.LogCaptureFixture) -> None:
     """An exception in a session is logged with its peer and counted; close() ends a connection after what was sent."""
 
+    heard = []
+
     async def picky(session: duodao.Session) -> None:
         async for message in session:
+            heard.append(message)
             if message == b"raise":
                 raise LookupError("not this")
             await session.send(b"closing")
@@ -581,3 +591,4 @@ def test_a_session_that_fails_or_closes_ends_its_connection(caplog: pytest.LogCa
         assert until(server, lambda f: not f.connections).failed == 1
     assert "picky failed for 127.0.0.1:" in caplog.text
     assert "not this" in caplog.text
+    assert heard == [b"raise", b"x"]
