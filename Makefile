@@ -13,6 +13,7 @@
 SHELL := /bin/sh
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
+SCRAPY_VENV ?= .venv-scrapy
 # python3 where it is new enough, else the newest one that .ci/pythons finds.
 PYTHON ?= $(shell python3 -I -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& command -v python3 || .ci/pythons | tail -n 1)
@@ -25,6 +26,7 @@ BENCH_BIN := $(BENCH_VENV)/bin
 MADE := $(VENV)/.made-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
 BENCH := $(BENCH_VENV)/.made-$(VERSION)
+SCRAPY := $(SCRAPY_VENV)/.made-$(VERSION)
 # --group came with pip 25.1, later than the pip that Python 3.11 to 3.13 bring along.
 PIP := -m pip --disable-pip-version-check -qq
 # What pip installs from: a change of the part in C is compiled anew.
@@ -62,6 +64,13 @@ $(BENCH): $(PACKAGE) benchmarks/peers.txt | check-python
 	@$(BENCH_BIN)/python $(PIP) install --requirement benchmarks/peers.txt
 	@touch $@
 
+$(SCRAPY): benchmarks/peers-scrapy.txt | check-python
+	@echo "making $(SCRAPY_VENV) with Python $(VERSION) and Scrapy"
+	@rm -rf $(SCRAPY_VENV)
+	@$(PYTHON) -m venv $(SCRAPY_VENV)
+	@$(SCRAPY_VENV)/bin/python $(PIP) install --requirement benchmarks/peers-scrapy.txt
+	@touch $@
+
 demo: $(MADE)
 	@$(BIN)/python examples/demo.py
 
@@ -83,8 +92,8 @@ test-pure: $(DEV)
 soak: $(DEV)
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 
-bench: $(BENCH)
-	@$(BENCH_BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
+bench: $(BENCH) $(SCRAPY)
+	@SCRAPY=$(SCRAPY_VENV)/bin/python $(BENCH_BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
 # Three targets, so that `make -k lint` shows what each has to say.
 lint: lint-ruff lint-mypy lint-pyright
@@ -103,6 +112,6 @@ format: $(DEV)
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) .venv-[0-9]* build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(SCRAPY_VENV) .venv-[0-9]* build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf src/duodao.egg-info src/duodao/sync/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -111,6 +111,7 @@ def load() -> dict[str, Scenario]:
         auto,
         commands,
         coroutines,
+        crawling,
         greenlets,
         locks,
         mixed,
@@ -145,6 +146,7 @@ def load() -> dict[str, Scenario]:
         pool,
         serving,
         commands,
+        crawling,
     )
     names = [name for module in order for name in module.NAMES]
     return {name: SCENARIOS[name] for name in names}
