@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.conftest import need
 
 import duodao
-from conftest import need
 from duodao import Command
 from duodao.errors import CommandFailed
 
