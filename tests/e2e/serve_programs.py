@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import logging
 import os
 import socket
@@ -177,6 +178,24 @@ class Load:
                 warm = True
                 self._warm.release()
         client.close()
+
+
+class Browser:
+    """For Load: requests over one connection while the server keeps it, as a browser or proxy does."""
+
+    def __init__(self, address: str, path: str = "/x") -> None:
+        self._link = http.client.HTTPConnection(*port_of(address), timeout=15)
+        self._path = path
+
+    def __call__(self) -> None:
+        self._link.request("GET", self._path)
+        response = self._link.getresponse()
+        body = response.read()
+        assert response.status == 200
+        assert body
+
+    def close(self) -> None:
+        self._link.close()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import pytest
 import requests
 import serve_programs as programs
 import trustme
-from serve_programs import Load, port_of, until
+from serve_programs import Browser, Load, port_of, until
 
 import duodao
 from conftest import need
@@ -41,24 +41,6 @@ def kept_by_tokio() -> None:
 @pytest.fixture(autouse=True, scope="module")
 def nothing_held(kept_by_tokio: None, nothing_held: None) -> None:
     """No test is blamed for that pair; for every other descriptor it is."""
-
-
-class Browser:
-    """For Load: requests over one connection while the server keeps it, as a browser or proxy does."""
-
-    def __init__(self, address: str, path: str = "/x") -> None:
-        self._link = http.client.HTTPConnection(*port_of(address), timeout=15)
-        self._path = path
-
-    def __call__(self) -> None:
-        self._link.request("GET", self._path)
-        response = self._link.getresponse()
-        body = response.read()
-        assert response.status == 200
-        assert body
-
-    def close(self) -> None:
-        self._link.close()
 
 
 def answers(address: str, sent: bytes, patience: float = 10.0) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import serve_programs as programs
-from serve_programs import Load, ask, port_of, until
+from serve_programs import Browser, Load, ask, port_of, until
 
 import duodao
 from duodao.errors import Broken, NotPicklable
@@ -150,6 +150,21 @@ def test_a_process_asked_to_end_is_replaced() -> None:
         for _ in range(20):
             ask(server.address)
         assert sum(each.messages for each in server.figures()) == 40
+
+
+def test_a_web_process_asked_to_end_is_replaced() -> None:
+    """The same over HTTP, under load: no request fails, and nobody waits for a door that is shut."""
+    with duodao.Server(programs.web_pid, "http://127.0.0.1:0", processes=2) as server:
+        with Load(lambda: Browser(server.address), 8) as load:
+            before = server.pids()
+            load.more(50)
+            os.kill(before[0], signal.SIGTERM)
+            with until() as waiting:
+                while before[0] in server.pids() or len(server.pids()) < 2:
+                    waiting()
+            load.more(200)
+        assert load.failed == []
+        assert before[1] in server.pids()
 
 
 def test_processes_that_die_one_after_the_other_end_the_server() -> None:

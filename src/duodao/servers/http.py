@@ -87,8 +87,6 @@ class WebWorker:
     async def drain(self, grace: float) -> None:
         """Stop accepting, answer what has come; after `grace` seconds cut what is left."""
         self._draining = True
-        for sock in self._sockets:
-            listening.shut(sock)
         ends = self._loop.time() + grace
         lame = min(LAME, grace / 2)
         while not await self._ended_within(lame):

@@ -63,8 +63,11 @@ def raise_limit() -> int:
 
 
 def shut(sock: socket.socket) -> None:
-    """Take no new connections; those in the queue are still to be accepted. Where the kernel can't, nothing happens."""
-    if sys.platform != "linux":
+    """Take no new connections; those in the queue are still to be accepted. For good, and for all who have the socket.
+
+    Where the kernel can't, or the socket is closed, nothing happens.
+    """
+    if sys.platform != "linux" or sock.fileno() < 0:
         return
     program = ctypes.create_string_buffer(struct.pack("HBBI", *_DROP_ALL))
     try:
@@ -75,7 +78,7 @@ def shut(sock: socket.socket) -> None:
 
 def queued(sock: socket.socket) -> int:
     """How many connections wait to be accepted; 0 where that isn't told."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or sock.fileno() < 0:
         return 0
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED + 4)

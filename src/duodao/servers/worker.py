@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from duodao.errors import Closed
-from duodao.servers import listening
 from duodao.servers.connection import Connection
 from duodao.servers.dispatch import Dispatch
 from duodao.servers.figures import Figures
@@ -98,8 +97,6 @@ class Worker:
         """Stop accepting, answer what has come, tell sessions, close; after `grace` seconds close what is left."""
         assert self._empty is not None
         self._draining = True
-        for sock in self._sockets:
-            listening.shut(sock)
         await self._turn()  # who has connected already is accepted, and what they have sent is read
         for server in self._servers:
             server.close()
