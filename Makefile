@@ -30,7 +30,7 @@ SCRAPY := $(SCRAPY_VENV)/.made-$(VERSION)
 # --group came with pip 25.1, later than the pip that Python 3.11 to 3.13 bring along.
 PIP := -m pip --disable-pip-version-check -qq
 # What pip installs from: a change of the part in C is compiled anew.
-PACKAGE := pyproject.toml setup.py $(wildcard src/duodao/sync/*.c)
+PACKAGE := pyproject.toml setup.py $(wildcard src/duodao/*/*.c)
 # The tests of what stands on the part in C; without it, all of it is Python.
 PURE := $(wildcard tests/unit/sync tests/contract/test_cpython_locks.py tests/faults/test_deadlock.py)
 

@@ -169,6 +169,16 @@ def test_a_handler_that_raises(lane: str, caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.parametrize("lane", ["inline", "thread"])
+def test_a_handler_that_exits(lane: str) -> None:
+    """sys.exit() in a handler, alone or among others, ends its connection and not the server."""
+    with served(lambda message: sys.exit(3), 3, lane=lane) as (server, one, two, three):
+        for client, data in ((one, b"x\n"), (two, b"x\ny\n"), (three, b"x\n")):
+            client.send(data)
+            assert client.rest() == b""
+        assert server.figures()[0].failed == 3
+
+
+@pytest.mark.parametrize("lane", ["inline", "thread"])
 def test_a_wrong_reply_is_named(lane: str, caplog: pytest.LogCaptureFixture) -> None:
     """A handler that returns what is no reply ends the connection, and the log says what it should have been."""
 

@@ -17,14 +17,15 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from duodao.lanes.base import contain
 from duodao.servers.dispatch import HELD, Call
 from duodao.servers.framing import AT_ONCE
 from duodao.servers.handler import decode
+from duodao.servers.quick import answer
 from duodao.servers.session import CROWD, Session
 
 if TYPE_CHECKING:
@@ -85,35 +86,22 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes, cut anywhere."""
-        call, size = self._quick or self._look(), len(data)
-        self.received += size
-        if call is not None and size <= self._limit:
-            line, end, rest = data.partition(b"\n")
-            if end and not rest and not (line and line[-1] == 13):  # a carriage return
+        call = self._quick or self._look()
+        self.received += len(data)
+        if call is not None:
+            try:
+                done = answer(call, data, self._fd, self._limit, HELD)
+            except BaseException as error:
                 self.messages += 1
-                began = monotonic()
-                try:
-                    reply = call(line)
-                except Exception as error:
-                    self._fail(error, line, [])
-                    return
-                seconds = monotonic() - began  # without the writing: of that the kernel decides
-                if type(reply) is bytes:
-                    reply += b"\n"
-                    self.sent += len(reply)
-                    try:
-                        wrote = os.write(self._fd, reply)  # open: it has just been read from
-                    except BlockingIOError:
-                        wrote = 0
-                    except OSError:  # the peer is gone, and the transport is about to find that out
-                        return
-                    if wrote != len(reply):
-                        self._quick = None
-                        self._write(reply[wrote:])
-                elif reply is not None:
-                    self._answer(lambda _: reply, [line])  # it says what is wrong with it
-                if seconds > HELD:
-                    self._dispatch.held(seconds)
+                self._fail(contain(error), data.partition(b"\n")[0], [])
+                return
+            if type(done) is int:
+                self.messages += 1
+                self.sent += done
+                return
+            if isinstance(done, tuple):
+                self.messages += 1
+                self._answered(data, *done)
                 return
         if not self._finishing:
             self._pump(data)
@@ -151,6 +139,17 @@ class Connection(asyncio.Protocol):
         if self.session is not None:
             self.session.wake()
         self._worker.forget(self)
+
+    def _answered(self, data: bytes, reply: Any, wrote: int, seconds: float) -> None:
+        """The call took the short way, and something was not plain about it."""
+        if type(reply) is bytes:
+            self.sent += max(0, wrote)
+            if wrote >= 0:  # else the peer is gone, and the transport is about to find that out
+                self.write((reply + b"\n")[wrote:])
+        elif reply is not None:
+            self._answer(lambda _: reply, [data.partition(b"\n")[0]])  # it says what is wrong with it
+        if seconds > HELD:
+            self._dispatch.held(seconds)
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
@@ -230,8 +229,8 @@ class Connection(asyncio.Protocol):
                     if self.full or self._finishing:
                         self._left = messages[at:]
                         break
-        except Exception as error:
-            self._fail(error, message, replies)
+        except BaseException as error:
+            self._fail(contain(error), message, replies)
             replies = []
         seconds = monotonic() - began
         if replies:
