@@ -206,6 +206,8 @@ class Worker:
     def drop(self, connection: Connection) -> None:
         """A peer doesn't read."""
         self._gone.dropped += 1
+        if connection.session is not None:
+            self.rooms.leave_all(connection.session)  # its loss is told a turn later: it isn't dropped twice
         connection.abort()
 
     def failed(self, connection: Connection, error: BaseException, message: Any) -> None:
