@@ -218,9 +218,9 @@ class Service:
         self.why = f"a call takes {usual * 1e3:.2f} ms, {'less' if self._inline else 'more'} than a thread would cost"
 
     def _stall(self, began: float, ended: float) -> None:
-        self._since = self._since or began
-        self._stalled += ended - began
-        if self._stalled < STALLED + SHARE * (ended - self._since):
+        self._stalled = max(0.0, self._stalled - SHARE * (began - self._since)) + ended - began
+        self._since = ended
+        if self._stalled < STALLED:
             return
         self._held += 1
         took = (ended - began) * 1e3
