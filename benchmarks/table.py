@@ -13,7 +13,9 @@ from benchmarks.rounds import Figures, judge
 from benchmarks.scenario import CORES, Scenario, load
 
 DOCS = Path(__file__).parents[1] / "docs"
-PEERS = ("joblib", "mpire", "pebble", "pypeln", "streamable", "aiostream", "uvloop", "numpy")
+PEERS = (
+    "joblib", "mpire", "pebble", "pypeln", "streamable", "aiostream", "uvloop", "numpy", "gevent", "granian", "uvicorn",
+)  # fmt: skip
 HEAD = """# Benchmarks
 
 Made by `make bench` (all of it: about 20 minutes; `make bench ONLY=process_tiny ROUNDS=3` for one table). Every run
