@@ -137,10 +137,18 @@ def test_guard_killed():
         assert family.process.wait(10) == 0
 
 
+def environ_of(pid):
+    """What it was started with. Empty for the moment between the end of the spawn and that of its exec."""
+    ends = time.monotonic() + 10
+    while not (text := Path(f"/proc/{pid}/environ").read_bytes()) and time.monotonic() < ends:
+        os.sched_yield()
+    return text
+
+
 def both_killed():
     """Supervisor and guard end in the same instant, the guard without a chance to do anything: it is stopped first."""
     with tree() as family:
-        environ = {pid: Path(f"/proc/{pid}/environ").read_bytes() for _, pid in family.watches}
+        environ = {pid: environ_of(pid) for _, pid in family.watches}
         os.kill(family.guard, signal.SIGSTOP)
         family.process.kill()
         os.kill(family.guard, signal.SIGKILL)
