@@ -114,9 +114,9 @@ class Site:
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
-    def leave(self) -> None:
+    async def leave(self) -> None:
         """From a page's function: nobody listens any more, and all connections end."""
-        self._server.close()
+        await self._shut()
         for wire in list(self._wires):
             wire.reset()
 
@@ -127,10 +127,17 @@ class Site:
         self._server = await asyncio.start_server(self._connected, sock=self._listening, ssl=self.tls)
         ready.set()
         await self._stop.wait()
-        self._server.close()
+        await self._shut()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _shut(self) -> None:
+        """Stop listening. What was accepted gets its transport first: a closed asyncio.Server refuses it, loudly."""
+        if self._server.is_serving():
+            self._loop.remove_reader(self._listening)
+            await asyncio.sleep(0)
+            self._server.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

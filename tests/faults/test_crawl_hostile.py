@@ -361,7 +361,7 @@ def test_a_server_that_goes_away():
     with Site({"/": page(*(f"/{n}" for n in range(20)))}) as site:
 
         async def leave(request, wire):
-            site.leave()
+            await site.leave()
 
         site.others = leave
         site.pages["/robots.txt"] = answer(b"", "404 Not Found")
