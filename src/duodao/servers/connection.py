@@ -277,7 +277,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send; what is sent after the end goes nowhere."""
-        if not self.lost and not self._shut:
+        if not self.lost and not self._shut and not self._transport.is_closing():
             self._quick = None  # it would overtake
             self.sent += len(data)
             self._write(data)

@@ -22,6 +22,8 @@ from duodao.servers.rooms import EVERYONE, Rooms
 from duodao.servers.session import Session
 from duodao.servers.timeouts import Timeouts
 
+ACCEPTED = 16
+"""Connections that asyncio accepts in a turn; when there is no descriptor left it fails, and says so, so many times."""
 LOOKS = 4
 """Looks at a quiet connection within `idle`: it is closed at most a quarter of `idle` late."""
 DRIP = 256
@@ -77,9 +79,9 @@ class Worker:
         make, secure = self._door()
         for sock in self._sockets:
             _prepare(sock)
-            # The backlog is given again: create_server listens anew, with 100 when it isn't told.
-            server = await loop.create_server(make, sock=sock, backlog=options.backlog, **secure)
+            server = await loop.create_server(make, sock=sock, backlog=min(ACCEPTED, options.backlog), **secure)
             self._servers.append(server)
+            sock.listen(options.backlog)  # create_server has listened anew, with its own
 
     def _door(self) -> tuple[Callable[[], asyncio.Protocol], dict[str, Any]]:
         """What a new connection meets first, and how: itself, TLS, or the question who it is."""
