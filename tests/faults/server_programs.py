@@ -19,6 +19,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import asdict
@@ -111,7 +112,8 @@ def vanish():
             pause(0.05)
         loopback(up=True)
         with connect(port) as later:
-            print(json.dumps([asdict(server.figures()[0]), asked(later, b"7").decode()]))
+            said = asked(later, b"7").decode()
+            print(json.dumps([asdict(server.figures()[0]), said]))
         for client in clients:
             client.close()
 
@@ -152,12 +154,14 @@ class Served:
         if descriptors is not None:
             words.append(str(descriptors))
         self.complaints = complaints
+        self.said = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True
         )
         self.address = self.process.stdout.readline().strip()
         if not self.address:
-            raise RuntimeError(f"no server: {self.process.communicate()[1]}")
+            self.process.communicate()
+            raise RuntimeError(f"no server: {self.complained()}")
         self.host, _, port = self.address.rpartition("/")[2].rpartition(":")
         self.port = int(port)
 
@@ -166,16 +170,23 @@ class Served:
 
     def __exit__(self, kind, *_):
         try:
-            _, said = self.process.communicate("", timeout=PATIENCE)
+            self.process.communicate("", timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.communicate()
             raise
+        finally:
+            said = self.complained()
         fine = (*self.complaints, "held the event loop")  # a busy machine's doing
         left = [line for line in said.splitlines() if not any(each in line for each in fine)]
         if kind is None:
             assert not left, "\n".join(left)
             assert self.process.returncode == 0
+
+    def complained(self):
+        with self.said:
+            self.said.seek(0)
+            return self.said.read()
 
     def ask(self):
         """(pids, figures of each)."""

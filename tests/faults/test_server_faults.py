@@ -208,7 +208,7 @@ def test_slowloris():
 
 def test_no_descriptor_left():
     """With its descriptors used up a server neither spins nor ends: those it serves are served, later ones in time."""
-    with Served(descriptors=64, lane="inline", idle=None, first_byte=None) as server:
+    with Served(descriptors=64, lane="inline", idle=None, first_byte=None, complaints=[""]) as server:  # asyncio tells
         with server.connect() as first:
             asked(first, b"warm")
             crowd = [connect(server.port) for _ in range(150)]
