@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,22 @@ def run(command: list[str], folder: Path) -> str:
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
+
+
+def serve(line: str, folder: Path) -> None:
+    """Run a server, at any free port in place of the page's, until it says its address; SIGTERM must end it well."""
+    words = shlex.split(re.sub(r":\d+(?= |$)", ":0", line))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    env = {**os.environ, "PATH": path}
+    with subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            said = server.stdout.readline()
+            assert re.search(r"(tcp|http)://127\.0\.0\.1:\d+", said), said
+            server.terminate()
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +66,9 @@ def test_block(number: int, folder: Path) -> None:
         return
     assert kind == "console", f"a block of kind {kind} is not run by this test"
     for line in text.splitlines():
-        if line.startswith("$ "):
+        if line.startswith("$ duodao serve "):
+            serve(line[2:], folder)
+        elif line.startswith("$ "):
             run(["sh", "-c", line[2:]], folder)
 
 

@@ -85,6 +85,21 @@ class Limit(_Type):
         return Rate(calls, per)
 
 
+class Width(_Type):
+    """A width, 8, or one per level: 2,50."""
+
+    name = "width"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, ...]:
+        """An int, or a tuple of them."""
+        if isinstance(value, (int, tuple)):
+            return value
+        if not re.fullmatch(r"0*[1-9][0-9]*(,0*[1-9][0-9]*)*", str(value)):
+            self.fail(f"{value!r} is no width from 1 (8), nor one per level (2,50)", param, ctx)
+        levels = tuple(map(int, str(value).split(",")))
+        return levels if len(levels) > 1 else levels[0]
+
+
 class Share(_Type):
     """A number of inputs, or a share of them: 10, 5%."""
 
@@ -109,7 +124,7 @@ def _stage_options() -> list[Callable[[Command], Command]]:
             default="auto",
             help="Where calls run: auto (measures), inline, thread, process, coroutine, greenlet, command.",
         ),
-        click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Calls in flight at most."),
+        click.option("--workers", type=Width(), metavar="N[,N]", help="Calls in flight at most, or a width per level."),
         click.option("--retries", type=click.IntRange(min=0), metavar="N", help="Further attempts after an error."),
         click.option("--retry-first", type=Seconds(zero=True), metavar="TIME", help="Wait before the first retry."),
         click.option("--retry-factor", type=click.FloatRange(min=1), metavar="X", help="Growth of that wait."),

@@ -35,6 +35,8 @@ BARE = {
         (options.Share(), "10", 10),
         (options.Share(), "0", 0),
         (options.Share(), "5%", 0.05),
+        (options.Width(), "8", 8),
+        (options.Width(), "2,50", (2, 50)),
     ],
 )
 def test_texts_and_their_values(kind, text, value):
