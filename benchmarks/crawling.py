@@ -60,10 +60,10 @@ def pages(path: Path) -> set[str]:
     return {record["url"] for record in records if record["status"] == 200 and record.get("title")}
 
 
-def write(url: str, path: Path) -> None:
+def write(url: str, path: Path, most: int | None = None) -> None:
     from duodao_crawl import crawl
 
-    found = crawl(url, rate=None, per_host=CONCURRENCY, concurrency=CONCURRENCY, depth=None)
+    found = crawl(url, rate=None, per_host=CONCURRENCY, concurrency=CONCURRENCY, depth=None, max_pages=most)
     with open(path, "w") as file:
         file.writelines(json.dumps(page._asdict()) + "\n" for page in found)
 
@@ -71,7 +71,7 @@ def write(url: str, path: Path) -> None:
 @S.row("duodao crawl", ours=True)
 def ours(bench: Bench) -> None:
     with site() as server:
-        write(server.url, server.folder / "warm.jsonl")
+        write(server.url, server.folder / "imports.jsonl", 4)
         wanted, out = by_wget(server), server.folder / "out.jsonl"
         began = time.perf_counter()
         write(server.url, out)
