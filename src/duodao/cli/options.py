@@ -144,7 +144,7 @@ def _program_options() -> list[Callable[[Command], Command]]:
         click.option("--command", metavar="LINE", help="A program in place of FUNC; or --command -- WORD..., last."),
         click.option("--protocol", type=click.Choice(["once", "jsonl"]),
                      help="One process per item, or lasting ones that speak JSON lines. [once]"),
-        click.option("--shell", is_flag=True, help="LINE is for /bin/sh; items are quoted into it."),
+        click.option("--shell", is_flag=True, help="LINE is for /bin/sh; an item is one word of it."),
         click.option("--stdin-item", is_flag=True, help="The item is what the program reads, not an argument."),
         click.option("--max-output", type=Size(), metavar="SIZE", help="What it may print for one item. [64M]"),
     ]  # fmt: skip

@@ -32,8 +32,8 @@ class Command:
     path or a number; nothing guards against one that starts with "-", so write "./" or "--" before a placeholder.
     protocol: "once": one process per item, whose stdout is the result; "jsonl": long-lived processes that read
     {"id": 7, "input": ...} lines on stdin and answer each with {"id": 7, "output": ...} or {"id": 7, "error": "..."}.
-    shell: argv is a line for /bin/sh, and items are quoted into it. text: stdout is a str (UTF-8, other bytes as
-    surrogates) without its last line end, not bytes.
+    shell: argv is a line for /bin/sh; items are no part of it, but values of its variables. text: stdout is a str
+    (UTF-8, other bytes as surrogates) without its last line end, not bytes.
     stdin: "null", or "item": the item is what the program reads, and no word unless a placeholder says so. env:
     variables added to the caller's. cwd: the folder it starts in, None for the caller's. max_output: bytes that it may
     print, per item.
@@ -87,7 +87,7 @@ class Command:
     @property
     def name(self) -> str:
         """What reports call the stage."""
-        words = shlex.split(self.argv, posix=False) if self.shell and isinstance(self.argv, str) else self.words
+        words = str(self.argv).split() if self.shell else self.words  # a comment in a line may have a quote without end
         return os.path.basename(words[0]) or words[0]
 
     def fingerprint(self) -> tuple[str, str]:
@@ -116,6 +116,13 @@ class Words:
         self._placed = any(map(_PLACE.search, self._words))
         self._adds = not self._placed and command.stdin == "null" and command.protocol == "once"
         self.varies = not self._shell and _PLACE.search(self._words[0]) is not None
+        if self._shell:
+            # The shell sees items as values of variables only: no quoting, however nested, makes it read them as code.
+            line = self._words[2] + (" {}" if self._adds else "")
+            self._places = list(dict.fromkeys(_PLACE.findall(line)))
+            given = "".join(f"_{n}=${n}; " for n in range(1, len(self._places) + 1))
+            line = _PLACE.sub(lambda found: f'"$_{self._places.index(found[0]) + 1}"', line)
+            self._words = (*self._words[:2], given + line, "sh")
 
     def fill(self, item: Any) -> list[str]:
         """argv for the item. UsageError for one that can't be a word."""
@@ -123,12 +130,10 @@ class Words:
             return list(self._words)
         text = as_text(item)
         if self._shell:
-            shell, flag, line = self._words
-            line = f"{line} {shlex.quote(text)}" if self._adds else _filled(line, text, shlex.quote)
-            return [shell, flag, line]
+            return [*self._words, *(_part(place, text) for place in self._places)]
         if self._adds:
             return [*self._words, text]
-        return [_filled(word, text, str) for word in self._words]
+        return [_PLACE.sub(lambda found: _part(found[0], text), word) for word in self._words]
 
 
 def as_text(item: Any) -> str:
@@ -161,10 +166,6 @@ def as_result(command: Command, stdout: bytes) -> str | bytes:
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
-def _filled(word: str, text: str, quote: Any) -> str:
-    return _PLACE.sub(lambda found: quote(_part(found[0], text)), word)
-
-
 def _part(place: str, text: str) -> str:
     """As GNU parallel has them."""
     if place == "{//}":
@@ -184,25 +185,28 @@ def _check_text(what: str, *texts: Any) -> None:
 
 
 def _check_quotes(line: str) -> None:
-    """Refuse placeholders where quotes of the item's own would not protect the shell from it."""
-    quote = ""
+    """Refuse placeholders inside of quotes, which their own would end."""
+    within: list[str] = []  # what ends each quote or parenthesis that is open, the innermost last
     at = 0
     while at < len(line):
         found = _PLACE.match(line, at)
         if found:
+            quote = next((end for end in within if end != ")"), "")
             if quote or (at and line[at - 1] == "\\"):
                 where = f"inside of {quote}" if quote else "after \\"
                 raise UsageError(f"{found[0]} of a shell=True line stands {where}; it is quoted already: leave it bare")
             at = found.end()
             continue
-        char = line[at]
-        if char == "\\" and quote != "'":
+        char, here = line[at], within[-1] if within else ""
+        if char == "\\" and here != "'":
             at += 2 if not _PLACE.match(line, at + 1) else 1
             continue
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"`":
-            quote = char
+        if char == here:
+            within.pop()
+        elif here != "'" and (char in '"`' or (char == "'" and here != '"')):
+            within.append(char)
+        elif here != "'" and char == "(" and (here != '"' or line[at - 1 : at] == "$"):
+            within.append(")")
         at += 1
     if "<<" in line and _PLACE.search(line):
         raise UsageError("in a shell=True line << reads text that no quotes protect: use stdin='item' in place of {}")

@@ -174,7 +174,7 @@ class Running:
 
     def what(self) -> str:
         """The program with its arguments, as messages name it."""
-        text = shlex.join(self.argv)
+        text = shlex.join([*self.command.words, *self.argv[4:]] if self.command.shell else self.argv)
         return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
     def failed(self, did: str = "", *, code: int | None = None) -> CommandFailed:

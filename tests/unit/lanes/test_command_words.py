@@ -81,12 +81,43 @@ def test_the_shell_sees_the_item_as_one_word(item):
 
 
 @pytest.mark.parametrize(
-    "line", ['echo "{}"', "echo '{.}'", "echo `ls {}`", "echo \\{}", 'x "$(ls {/})"', "cat <<E\n{}\nE"]
+    "line",
+    [
+        'echo "{}"',
+        "echo '{.}'",
+        "echo `ls {}`",
+        "echo \\{}",
+        'x "$(ls {/})"',
+        'x "$(ls "{/}" (a) )"',
+        "cat <<E\n{}\nE",
+    ],
 )
 def test_placeholders_that_quotes_would_not_protect(line):
-    """Where the shell would take the item's own quotes apart, the command is refused before anything runs."""
+    """Where the line's quotes would end the item's own, the command is refused before anything runs."""
     with pytest.raises(UsageError, match="shell=True"):
         Command(line, shell=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "item"),
+    [
+        ("true # {}", "a\necho run"),
+        ("true #", "a\necho run"),
+        ('true "$(case x in x) true "a {}";; esac)"', "$(echo run >&2)"),
+        ('true "${none-"{}"}"', "$(echo run >&2)"),
+    ],
+)
+def test_no_item_is_code(line, item):
+    """In a comment, and in quotes nested so that the check of the line loses its way, the shell runs no item."""
+    done = subprocess.run(Words(Command(line, shell=True)).fill(item), capture_output=True, check=True)
+    assert b"run" not in done.stdout + done.stderr
+
+
+def test_the_name_of_a_line_with_a_quote_in_a_comment():
+    """What is no quote to the shell is none to us: the line has a name and runs."""
+    command = Command("printf %s {} # don't", shell=True)
+    assert command.name == "printf"
+    assert subprocess.run(Words(command).fill("it"), capture_output=True, check=True).stdout == b"it"
 
 
 @pytest.mark.parametrize("line", ["ls {} | wc -l >{.}.n", "x \"a\" 'b' {}", "x $(ls {})", 'x "\\"" {}', "x '\\' {}"])
