@@ -11,7 +11,6 @@ from duodao.lanes.base import Failure, Result, Work
 from duodao.lanes.incoming import loaded
 from duodao.lanes.link import Lease, Link
 
-
 _SLACK = 3.0
 """Seconds over its time-out that a call may be without outcome: inner lanes give theirs one second to end."""
 _OPENING = 30.0
