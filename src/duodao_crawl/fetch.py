@@ -55,14 +55,18 @@ def client(settings: Settings) -> aiohttp.ClientSession:
 
 
 class Fetcher:
-    """`fetch` is the first stage of the run; `landed` is told of each request whose connection is free again."""
+    """`fetch` is the first stage of the run; tells when a request goes out, and when its connection is free."""
 
-    def __init__(self, settings: Settings, landed: Callable[[Request], None]) -> None:
+    def __init__(
+        self, settings: Settings, started: Callable[[Request], None], landed: Callable[[Request], None]
+    ) -> None:
         self._settings = settings
+        self._started = started
         self._landed = landed
 
     async def fetch(self, request: Request, client: aiohttp.ClientSession) -> Body:
         """Ask for it. Never raises for what a server or the net can do."""
+        self._started(request)
         began = perf_counter()
         try:
             body = await self._ask(request, client)
@@ -91,7 +95,7 @@ class Fetcher:
         headers, status = answer.headers, answer.status
         body = Body(
             request, status, type=answer.content_type if "Content-Type" in headers else "",
-            charset=answer.charset or "", size=answer.content_length, tags=headers.get("X-Robots-Tag", ""),
+            charset=answer.charset or "", size=answer.content_length, tags=",".join(headers.getall("X-Robots-Tag", ())),
         )  # fmt: skip
         if status in REDIRECTS and "Location" in headers:
             target = canonical(headers["Location"], request.url)

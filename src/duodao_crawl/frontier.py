@@ -3,16 +3,19 @@
     add ──► seen? ──► backlog of its host ──► due? slot free? allowed? ──► next() ──► run ──► done ──► add …
 
 The iterator ends when nothing waits and nothing is out: only a page that is out could bring new URLs. `next()` is
-called by the run's source thread, `landed` by the fetching loop, all else by whoever takes the pages: one condition.
+called by the run's source thread, `started` and `landed` by the fetching loop, all else by whoever takes the pages: one
+condition.
 
 Invariants: a canonical URL is queued at most once. A host has at most `per_host` requests in the air (out, and not
-landed), their starts `interval` apart; all hosts have `concurrency` together, so that what is handed out starts at
-once: pacing here is pacing on the wire. Requests that the journal holds are not paced: they don't reach the wire.
+landed); all hosts have `concurrency` together, so that what is handed out starts at once. The next one of a host that
+is paced is timed from when the last one did start: until then none is handed out. Requests that the journal holds are
+not paced: they don't reach the wire.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -38,11 +41,17 @@ class Out:
 
 @dataclass(slots=True)
 class Pace:
-    """What one server is asked for: http and https of a name together. free_at: when a request may start."""
+    """What one server is asked for: http and https of a name together.
+
+    starting: one was handed out and the next is timed from its start. last: when one started. closed_until: the
+    server's own word.
+    """
 
     hosts: list[Host] = field(default_factory=list)
     in_air: int = 0
-    free_at: float = 0.0
+    starting: bool = False
+    last: float = -math.inf
+    closed_until: float = 0.0
 
 
 @dataclass(slots=True)
@@ -113,7 +122,7 @@ class Frontier(Iterator[Request]):
             host = self._host(origin(request.url))
             self._urge(host, request, 0.0 if self._known(request) else wait)
             if everyone:
-                host.pace.free_at = max(host.pace.free_at, self._clock() + wait)
+                host.pace.closed_until = max(host.pace.closed_until, self._clock() + wait)
             self._reschedule(host.pace)
             self._changed.notify_all()
 
@@ -126,6 +135,16 @@ class Frontier(Iterator[Request]):
         """A robots.txt is elsewhere."""
         with self._changed:
             self._inquire(target, self._desk.moved(request.url, target))
+
+    def started(self, request: Request) -> None:
+        """It goes out now: its host's next one is timed from here."""
+        with self._changed:
+            pace = self._out[request].host.pace
+            pace.last = self._clock()
+            if pace.starting:
+                pace.starting = False
+                self._reschedule(pace)
+                self._changed.notify_all()
 
     def landed(self, request: Request) -> None:
         """Its fetch is over: the slot of its host is free, though its page may still be in work."""
@@ -212,7 +231,7 @@ class Frontier(Iterator[Request]):
         if wire:
             self._in_air += 1
             host.pace.in_air += 1
-            host.pace.free_at = now + max(self._settings.interval, host.rules.delay if host.rules else 0.0)
+            host.pace.starting = self._gap(host) > 0
             self._reschedule(host.pace)
         return request
 
@@ -265,7 +284,9 @@ class Frontier(Iterator[Request]):
     def _dues(self, host: Host) -> tuple[float | None, float | None]:
         """When its next urgent and its next ordinary request may go out; None: not before something changes."""
         urgent = ordinary = None
-        slot, free_at = host.pace.in_air < self._settings.per_host, host.pace.free_at
+        pace = host.pace
+        slot = pace.in_air < self._settings.per_host and not pace.starting
+        free_at = max(pace.last + self._gap(host), pace.closed_until)
         if host.urgent:
             at, _, request = host.urgent[0]
             urgent = AT_ONCE if self._known(request) else max(at, free_at) if slot else None
@@ -275,8 +296,13 @@ class Frontier(Iterator[Request]):
                 ordinary = AT_ONCE if self._known(Request(url)) else free_at if slot else None
         return urgent, ordinary
 
+    def _gap(self, host: Host) -> float:
+        """Seconds from the start of a request to the next one's."""
+        return max(self._settings.interval, host.rules.delay if host.rules is not None else 0.0)
+
     def _land(self, out: Out) -> None:
         out.in_air = False
         self._in_air -= 1
         out.host.pace.in_air -= 1
+        out.host.pace.starting = False  # where it came to an end before it started
         self._reschedule(out.host.pace)

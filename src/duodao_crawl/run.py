@@ -97,8 +97,8 @@ class Crawl:
         self._via: dict[str, tuple[str, ...]] = {}
         self._first: dict[str, str] = {}
         line = duodao.Pipeline(
-            Fetcher(settings, self._frontier.landed).fetch, lane="coroutine", workers=settings.concurrency,
-            setup={"client": lambda: client(settings)},
+            Fetcher(settings, self._frontier.started, self._frontier.landed).fetch, lane="coroutine",
+            workers=settings.concurrency, setup={"client": lambda: client(settings)},
         ).then(parse, lane="process", workers=settings.parsers, timeout=settings.timeout)  # fmt: skip
         self._map = duodao.map(
             line, self._frontier, ordered=False, errors="collect", window=settings.concurrency + AHEAD,

@@ -18,7 +18,8 @@ def fetched(site, path="/", settings=None, **fields):
 
     async def ask():
         async with client(settings) as session:
-            return await Fetcher(settings, landed.append).fetch(Request(site.url + path, **fields), session)
+            started = [].append
+            return await Fetcher(settings, started, landed.append).fetch(Request(site.url + path, **fields), session)
 
     return asyncio.run(ask()), landed
 
@@ -42,7 +43,7 @@ def test_cookies_are_not_kept():
 
     async def ask(site):
         async with client(settings) as session:
-            fetcher = Fetcher(settings, lambda _: None)
+            fetcher = Fetcher(settings, lambda _: None, lambda _: None)
             for path in ("/", "/2"):
                 named = site.url.replace("127.0.0.1", "localhost")  # numbers get no cookies anyway
                 assert (await fetcher.fetch(Request(named + path), session)).status == 200
@@ -59,6 +60,12 @@ def test_a_redirect_is_one_hop():
         assert (body.status, body.error) == (302, None)
         assert body.redirect.startswith(f"{site.url}/caf%C3%")
         assert set(site.hits) == {"/"}
+
+
+def test_a_header_that_comes_twice():
+    """Both count."""
+    with Site({"/": answer(headers=["X-Robots-Tag: noindex", "X-Robots-Tag: nofollow"])}) as site:
+        assert fetched(site)[0].tags == "noindex,nofollow"
 
 
 def test_other_types_are_not_read():

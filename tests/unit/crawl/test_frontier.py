@@ -19,15 +19,16 @@ class Bench:
     """A frontier whose time the test moves. `out()` takes all that may go out now, and says when to look again."""
 
     def __init__(self, known=(), **settings):
-        self.now, self.refused = 100.0, []
+        self.now, self.refused, self.known = 100.0, [], set(known)
         settings = {"robots": False, "rate": 1.0, **settings}
         self.frontier = Frontier(
-            Settings(**settings), known=set(known).__contains__, clock=lambda: self.now,
+            Settings(**settings), known=self.known.__contains__, clock=lambda: self.now,
             refused=lambda url, why: self.refused.append(url),
         )  # fmt: skip
         self.add, self.done, self.landed = self.frontier.add, self.frontier.done, self.frontier.landed
 
-    def out(self, after=0.0):
+    def out(self, after=0.0, started=True):
+        """started: each request that isn't known goes out as soon as it is handed out."""
         self.now += after
         found = []
         while True:
@@ -35,6 +36,8 @@ class Bench:
             if request is None:
                 return found
             found.append(request)
+            if started and request not in self.known:
+                self.frontier.started(request)
 
     def urls(self, after=0.0):
         return [request.url for request in self.out(after)]
@@ -53,6 +56,19 @@ def test_one_host_is_paced():
     assert bench.wait == pytest.approx(1.0)
     assert bench.urls(0.5) == []
     assert bench.urls(0.5) == [f"{A}/3"]
+
+
+def test_the_next_is_timed_from_the_start_of_the_last():
+    """However long it takes from here to the wire, the next one is a second behind; one that never starts is over."""
+    bench = Bench(per_host=4)
+    bench.add([f"{A}/{n}" for n in range(5)], 0)
+    assert bench.out(started=False) == [Request(f"{A}/0")]
+    assert bench.urls(30.0) == []
+    bench.frontier.started(Request(f"{A}/0"))
+    assert bench.urls(0.9) == []
+    assert bench.out(0.1, started=False) == [Request(f"{A}/1")]
+    bench.landed(Request(f"{A}/1"))
+    assert bench.urls() == [f"{A}/2"]
 
 
 def test_hosts_take_turns():
@@ -105,10 +121,11 @@ def test_robots_comes_first():
     (robots,) = bench.out()
     assert robots == Request(f"{A}/robots.txt", robots=True)
     bench.landed(robots)
-    assert bench.urls(100.0) == []
+    assert bench.urls(4.0) == []
     bench.frontier.rule(robots, Rules(lambda url: not url.endswith("no"), delay=7.0))
     bench.done(robots)
-    assert bench.urls() == [f"{A}/1"]
+    assert bench.urls(2.9) == []  # its delay holds behind robots.txt itself, too
+    assert bench.urls(0.1) == [f"{A}/1"]
     bench.done(Request(f"{A}/1"))
     assert bench.urls(6.5) == []
     assert bench.urls(0.5) == [f"{A}/2"]
@@ -258,6 +275,7 @@ def test_any_graph_in_any_order(links, per_host, concurrency, robots, random):
     air, landed, seen = [], [], []
     while True:
         while (request := frontier.take(1.0)[0]) is not None:
+            frontier.started(request)
             air.append(request)
             seen.append(request.url)
             hosts = Counter(out.url.split("/")[2] for out in air)
