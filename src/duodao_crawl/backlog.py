@@ -9,9 +9,16 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 
+from duodao.errors import Broken
+
 LIMIT = 100_000
 """URLs in memory, of all hosts together."""
 REFILL = 500
+_TABLE = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+CREATE TABLE waiting (line INTEGER, id INTEGER, url TEXT, PRIMARY KEY (line, id)) WITHOUT ROWID;
+"""
 
 
 class Backlog:
@@ -32,15 +39,17 @@ class Backlog:
             self._db.close()
             self._db = None
 
-    def _disk(self) -> sqlite3.Connection:
-        if self._db is None:
-            self._db = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = OFF")
-            self._db.execute("PRAGMA synchronous = OFF")
-            self._db.execute(
-                "CREATE TABLE waiting (line INTEGER, id INTEGER, url TEXT, PRIMARY KEY (line, id)) WITHOUT ROWID"
-            )
-        return self._db
+    def _disk(self, statement: str, *values: object) -> list[tuple[str]]:
+        try:
+            if self._db is None:
+                self._db = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+                self._db.executescript(_TABLE)
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise Broken(
+                f"the temporary database of the URLs that wait can't be used: {error}. It is made in SQLITE_TMPDIR, or "
+                "TMPDIR, /var/tmp, /tmp: name a folder with room"
+            ) from None
 
 
 class Line:
@@ -61,7 +70,7 @@ class Line:
             shared._held += 1
             self._memory.append(url)
             return
-        shared._disk().execute("INSERT INTO waiting VALUES (?, ?, ?)", (id(self), self._next, url))
+        shared._disk("INSERT INTO waiting VALUES (?, ?, ?)", id(self), self._next, url)
         self._next += 1
 
     def peek(self) -> str | None:
@@ -77,10 +86,9 @@ class Line:
         return self._memory.popleft()
 
     def _refill(self) -> None:
-        disk, upto = self._backlog._disk(), min(self._first + REFILL, self._next)
-        where = (id(self), self._first, upto)
-        rows = disk.execute("SELECT url FROM waiting WHERE line = ? AND id >= ? AND id < ? ORDER BY id", where)
-        self._memory.extend(url for (url,) in rows)
-        disk.execute("DELETE FROM waiting WHERE line = ? AND id >= ? AND id < ?", where)
+        disk, upto = self._backlog._disk, min(self._first + REFILL, self._next)
+        part = "FROM waiting WHERE line = ? AND id >= ? AND id < ?"
+        self._memory.extend(url for (url,) in disk(f"SELECT url {part} ORDER BY id", id(self), self._first, upto))
+        disk(f"DELETE {part}", id(self), self._first, upto)
         self._backlog._held += len(self._memory)
         self._first = upto

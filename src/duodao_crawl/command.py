@@ -14,7 +14,7 @@ from duodao import JsonLines, Outcome
 from duodao.cli.explain import FAILED, OK
 from duodao.cli.interrupt import INTERRUPTED, Interrupts, write
 from duodao.cli.options import Limit, Seconds, Size
-from duodao.errors import UsageError
+from duodao.errors import DuodaoError, UsageError
 from duodao.watch import progress as displays
 from duodao.watch import wording
 from duodao_crawl.settings import AGENT, SCOPES, Settings
@@ -146,6 +146,8 @@ def _crawl(urls: tuple[str, ...], **given: Any) -> Crawl:
 
 
 def _check(output: str, journal: str | None, **needs_journal: bool) -> None:
+    if output == "-" and sys.stdout is None:
+        raise UsageError("the output stdout can't be written: it is closed")
     if journal is None:
         for name, given in needs_journal.items():
             if given:
@@ -185,6 +187,11 @@ def _drive(crawl: Crawl, sink: JsonLines, shown: Display | None, errors: list[Pa
     except KeyboardInterrupt:
         write("duodao: stopped at once: what was under way is not in the results\n")
         return INTERRUPTED
+    except OSError as error:  # a disk that is full
+        if isinstance(error, DuodaoError | BrokenPipeError):
+            raise
+        _say(f"stopped: {error}")
+        return FAILED
     if interrupts.count:
         return INTERRUPTED
     return FAILED if crawl.report.errors else OK

@@ -103,6 +103,19 @@ def test_refusals(tmp_path, argv, text):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_output_that_can_not_be_written(tmp_path):
+    """A device that is full ends the crawl with what it says, and exit code 1; a closed stdout is refused."""
+    with Site({"/": page("/a"), "/a": page()}) as site, open("/dev/full", "w") as full:
+        argv = [sys.executable, "-m", "duodao", "crawl", site.url, *QUICK]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith("duodao: stopped: [Errno 28] No space left on device\n")
+        assert "Traceback" not in done.stderr
+        shell = ["sh", "-c", 'exec "$@" >&-', "sh", *argv]
+        done = subprocess.run(shell, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (2, "duodao: the output stdout can't be written: it is closed\n")
+
+
 def test_nothing_is_needed_for_the_help(tmp_path):
     """Without the extra's packages `duodao --help` works, and `duodao crawl` says what to install."""
     program = (

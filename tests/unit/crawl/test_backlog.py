@@ -1,8 +1,13 @@
 """The waiting URLs of a crawl: in order, few of them in memory."""
 
+import resource
+import signal
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from duodao.errors import Broken
 from duodao_crawl.backlog import Backlog
 
 
@@ -37,3 +42,20 @@ def test_memory_is_bounded():
     assert line.peek() is None
     backlog.close()
     backlog.close()
+
+
+def test_a_disk_that_is_full():
+    """It says what can't be written and where room is needed; here the limit of a file's size is the full disk."""
+    backlog = Backlog(0)
+    line = backlog.line()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(Broken, match="SQLITE_TMPDIR"):
+            for number in range(100_000):
+                line.put(f"http://a/{number:0200}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+        backlog.close()
