@@ -13,6 +13,8 @@ from duodao_crawl.page import Body, Page, Parsed
 
 LINKS = "a[href], area[href], iframe[src], frame[src], link[rel~=next][href], link[rel~=prev][href]"
 LONGEST_TITLE = 1000
+LINKS_ROOM = 32 << 20
+"""Characters of a page's links: below a long base href each of a million short ones stands for a long URL."""
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{1,40})", re.IGNORECASE)
@@ -47,8 +49,9 @@ def _read(parsed: Parsed, body: Body) -> Parsed:
     title = tree.css_first("title")
     tags, refresh = _asked(tree)
     tags |= _words(body.tags)
-    links, unfollowed = _links(tree, parsed.page.url, refresh)
+    links, unfollowed, over = _links(tree, parsed.page.url, refresh)
     page = parsed.page._replace(
+        error=f"its links have over {LINKS_ROOM:,} characters: the first {len(links):,} are kept" if over else None,
         title=" ".join(title.text().split())[:LONGEST_TITLE] if title is not None else "",
         links=links,
         hash=blake2b(data, digest_size=16).hexdigest(),
@@ -58,8 +61,8 @@ def _read(parsed: Parsed, body: Body) -> Parsed:
     return parsed._replace(page=page, unfollowed=unfollowed)
 
 
-def _links(tree: Any, url: str, more: list[str]) -> tuple[list[str], frozenset[str]]:
-    """(all links, those of them that are only found with rel=nofollow)."""
+def _links(tree: Any, url: str, more: list[str]) -> tuple[list[str], frozenset[str], bool]:
+    """(all links, those of them that are only found with rel=nofollow, whether there are more than LINKS_ROOM)."""
     base = tree.css_first("base[href]")
     if base is not None:
         url = canonical(base.attributes["href"] or "", url) or url
@@ -71,11 +74,15 @@ def _links(tree: Any, url: str, more: list[str]) -> tuple[list[str], frozenset[s
         spelled[href] = (rel is None or "nofollow" not in rel.lower().split()) or spelled.get(href, False)
     spelled.update(dict.fromkeys(more, True))
     found: dict[str, bool] = {}
+    room = LINKS_ROOM
     for href, follow in spelled.items():
         link = canonical(href, url)
         if link is not None:
+            room -= 0 if link in found else len(link)
+            if room < 0:
+                break
             found[link] = follow or found.get(link, False)
-    return list(found), frozenset(link for link, follow in found.items() if not follow)
+    return list(found), frozenset(link for link, follow in found.items() if not follow), room < 0
 
 
 def _asked(tree: Any) -> tuple[set[str], list[str]]:

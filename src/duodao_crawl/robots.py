@@ -10,7 +10,7 @@ MOST = 512_000
 """Bytes of a robots.txt that count: the RFC asks for 500 KiB at least."""
 HOPS = 5
 """Redirects of a robots.txt that are followed; beyond, it is as if there were none (RFC 9309, 2.3.1.2)."""
-SLOWEST = 300.0
+SLOWEST = 300
 """Seconds: a longer Crawl-delay counts as this one."""
 
 
@@ -39,9 +39,9 @@ def read(text: str, agent: str) -> Rules:
     parsed: Any = Protego.parse(text)
     delay = float(parsed.crawl_delay(name) or 0.0)
     rate = parsed.request_rate(name)
-    if rate is not None and rate.requests > 0:
-        delay = max(delay, rate.seconds / rate.requests)
-    return Rules(lambda url: parsed.can_fetch(url, name), min(max(delay, 0.0), SLOWEST))
+    if rate is not None:  # of whole numbers, which may have hundreds of digits
+        delay = max(delay, min(rate.seconds, SLOWEST * rate.requests) / rate.requests)
+    return Rules(lambda url: parsed.can_fetch(url, name), min(delay, SLOWEST))
 
 
 def unreachable(reason: str) -> Rules:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duodao_crawl.page import Body, Request
-from duodao_crawl.parse import charset, parse
+from duodao_crawl.parse import LINKS_ROOM, charset, parse
 
 URL = "http://a.example/dir/page"
 
@@ -35,6 +35,15 @@ def test_base_and_refresh():
     head = "<base href='/b/'><base href='/c/'><meta http-equiv=Refresh content='3; URL=later'>"
     assert parsed(f"{head}<a href=x>").page.links == ["http://a.example/b/x", "http://a.example/b/later"]
     assert parsed("<base href='javascript:1'><a href=x>").page.links == ["http://a.example/dir/x"]
+
+
+def test_short_links_below_a_long_base():
+    """They stand for far more characters than the page has: what is over the room for them is left out, and said."""
+    links = "".join(f"<a href={n}>" for n in range(30_000))
+    page = parsed(f"<base href='/{'b' * 1900}/'>{links}").page
+    assert sum(map(len, page.links)) <= LINKS_ROOM
+    assert len(page.links) > 10_000
+    assert f"the first {len(page.links):,} are kept" in page.error
 
 
 @pytest.mark.parametrize(

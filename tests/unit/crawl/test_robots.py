@@ -36,6 +36,21 @@ def test_a_delay_of_a_year_is_cut():
     assert robots.read("User-agent: *\nCrawl-delay: nan", "x").delay == 0.0
 
 
+def test_a_rate_with_hundreds_of_digits():
+    """Is a delay like any other: the longest, or none."""
+    many = "9" * 400
+    assert robots.read(f"User-agent: *\nRequest-rate: 1/{many}", "x").delay == robots.SLOWEST
+    assert robots.read(f"User-agent: *\nRequest-rate: {many}/1", "x").delay == 0.0
+    assert robots.read("User-agent: *\nRequest-rate: 2/1m", "x").delay == 30.0
+
+
+def test_many_wildcards_take_no_time():
+    """A rule of wildcards is looked for from left to right, once: no URL makes it try all ways (and time out here)."""
+    rules = robots.read(f"User-agent: *\nDisallow: /{'*a' * 50}b\n", "x")
+    assert rules.allows(f"http://a/{'a' * 1900}")
+    assert not rules.allows(f"http://a/{'a' * 1900}b")
+
+
 def test_noise():
     """Text that is no robots.txt allows everything."""
     assert robots.read("<html>\0\ufffd: :\n:::\nDisallow", "x").allows("http://a/x")
