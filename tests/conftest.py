@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("busy", deadline=None)  # an example may wait for a machine that has other work
+hypothesis.settings.load_profile("busy")
 os.environ.setdefault("DUODAO_LOCKDEP", "1")
 """All locks of ours report inversions of their order, in the processes that tests start too; warnings are errors."""
 
