@@ -148,6 +148,8 @@ def _crawl(urls: tuple[str, ...], **given: Any) -> Crawl:
 def _check(output: str, journal: str | None, **needs_journal: bool) -> None:
     if output == "-" and sys.stdout is None:
         raise UsageError("the output stdout can't be written: it is closed")
+    if "" in (output, journal):
+        raise UsageError(f"the {'output' if output == '' else 'journal'} has an empty name")
     if journal is None:
         for name, given in needs_journal.items():
             if given:

@@ -40,7 +40,8 @@ def crawl(seeds: str | Iterable[str], **options: Unpack[CrawlOptions]) -> Crawl:
 
 @dataclasses.dataclass(slots=True)
 class Report:
-    """What a crawl did. pages: URLs that ended, errors among them. refused: URLs that a robots.txt forbids.
+    """What a crawl did. pages: URLs that ended, errors among them. refused: URLs that a robots.txt forbids, by
+    its rules or because it can't be had.
 
     retried: attempts that were not the last. recorded: answers that came from the journal. bytes: of bodies read.
     same: pages whose body another one had. statuses: pages per status. left: URLs that were found and not fetched.
@@ -65,7 +66,7 @@ class Report:
         for count, what in (
             (self.recorded, "answers from the journal"), (missing, "answered 4xx or 5xx"),
             (self.errors, "with an error"), (self.same, "the same as another"),
-            (self.refused, "forbidden by robots.txt"), (self.retried, "retried"), (self.left, "found and not fetched"),
+            (self.refused, "held back by robots.txt"), (self.retried, "retried"), (self.left, "found and not fetched"),
         ):  # fmt: skip
             parts += [f"{wording.count(count)} {what}"] if count else []
         return ", ".join(parts)
@@ -249,7 +250,8 @@ def _parsed(outcome: Outcome[Parsed], timeout: float) -> Parsed:
 
 def _seeds(seeds: str | Iterable[str]) -> list[str]:
     found = []
-    for seed in [seeds] if isinstance(seeds, str) else seeds:
+    single = isinstance(seeds, (str, bytes)) or not isinstance(seeds, Iterable)
+    for seed in [seeds] if single else seeds:
         url = canonical(seed) if isinstance(seed, str) else None
         if url is None:
             raise UsageError(f"{seed!r} is no URL to start from: one with http:// or https:// is needed")

@@ -25,16 +25,14 @@ class Scope:
         self._hosts: set[str] = set()
         for seed in seeds:
             self._add(seed)
-        self._include = _pattern("include", include)
-        self._exclude = _pattern("exclude", exclude)
+        self._include = _patterns("include", include)
+        self._exclude = _patterns("exclude", exclude)
 
     def allows(self, url: str) -> bool:
         """True for a URL that is followed."""
-        if not self._inside(url):
+        if not self._inside(url) or any(pattern.search(url) for pattern in self._exclude):
             return False
-        if self._include is not None and not self._include.search(url):
-            return False
-        return self._exclude is None or not self._exclude.search(url)
+        return not self._include or any(pattern.search(url) for pattern in self._include)
 
     def moved(self, seed: str, target: str) -> None:
         """A seed redirects to `target`: where only http:// or www. is the difference, the site has moved with it."""
@@ -67,12 +65,12 @@ def _site(url: str) -> str:
     return origin(url).partition("://")[2].removeprefix("www.")  # with its port: another port is another server
 
 
-def _pattern(option: str, patterns: Sequence[str]) -> re.Pattern[str] | None:
-    if isinstance(patterns, str):
-        patterns = (patterns,)
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UsageError(f"{option}={pattern!r}: not a regular expression: {error}") from None
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns)) if patterns else None
+def _patterns(option: str, given: Sequence[str]) -> list[re.Pattern[str]]:
+    each: object = given
+    found = []
+    try:
+        for each in [given] if isinstance(given, str) else given:
+            found.append(re.compile(each))
+    except (re.error, TypeError) as error:
+        raise UsageError(f"{option}={each!r}: not a regular expression: {error}") from None
+    return found

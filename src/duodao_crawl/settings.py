@@ -82,8 +82,9 @@ class Settings:
             _over_0(name, getattr(self, name))
         if self.rate is not None:
             _over_0("rate", self.rate)
-        if not self.user_agent.isprintable() or not self.user_agent.strip():
-            raise UsageError(f"user_agent={self.user_agent!r}: a line of text is needed")
+        agent = self.user_agent
+        if not isinstance(agent, str) or not agent.isprintable() or not agent.strip():
+            raise UsageError(f"user_agent={agent!r}: a line of text is needed")
 
     @property
     def interval(self) -> float:
@@ -99,5 +100,5 @@ def _whole(name: str, value: object, least: int, *, none: bool = False) -> None:
 
 
 def _over_0(name: str, value: object) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise UsageError(f"{name}={value!r}: a number over 0 is needed")
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 1e-9 <= value <= 1e9:
+        raise UsageError(f"{name}={value!r}: a number over 0 (1e-9 to 1e9) is needed")

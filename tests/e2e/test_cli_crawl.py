@@ -91,6 +91,7 @@ def test_pages_that_can_not_be_had(tmp_path):
         (["http://x/", "--scope", "all"], "'all' is not one of"),
         (["http://x/", "--fresh"], "it needs --journal PATH"),
         (["http://x/", "-o", "j", "--journal", "j"], "j is given as the output and as the journal"),
+        (["http://x/", "-o", ""], "the output has an empty name"),
         (["http://x/", "-o", "no/such"], "no/such can't be written"),
     ],
 )

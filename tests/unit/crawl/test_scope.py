@@ -36,10 +36,20 @@ def test_patterns():
     assert not scope.allows("http://a/print")
 
 
-def test_a_pattern_that_is_none():
+def test_patterns_are_apart():
+    """Each has its own flags, groups and references."""
+    scope = Scope(SEEDS, "any", include=[r"(?i)\.HTML$", r"/(?P<x>.)(.)\2$", r"/(?P<x>.)\1\1$"])
+    assert scope.allows("http://a/x.html")
+    assert scope.allows("http://a/xyy")
+    assert not scope.allows("http://a/XYZ")
+
+
+@pytest.mark.parametrize("given", ["(", 3, None])
+def test_a_pattern_that_is_none(given):
     """The option and the reason are named."""
-    with pytest.raises(UsageError, match=r"include='\(': not a regular expression"):
-        Scope(SEEDS, include=["("])
+    for include in ([given], given):
+        with pytest.raises(UsageError, match="include=['(3None]+: not a regular expression"):
+            Scope(SEEDS, include=include)
 
 
 def test_a_site_that_moved():
