@@ -22,6 +22,7 @@ import pytest
 from tests.conftest import need
 
 import duodao
+from duodao.children import guard
 from duodao.errors import CallTimeout, SetupFailed, UsageError, WorkerDied
 from duodao.lanes.seeds import derive
 
@@ -235,6 +236,14 @@ def test_a_call_that_ends_its_worker_is_blamed(how, code):
 def test_one_greenlet_is_inside_a_lock(kind):
     """Thirty greenlets of one thread take a lock, sleep and leave it: never two at once."""
     assert run(calls.most_inside, [kind]) == [(30, 1)]
+
+
+def test_locks_that_the_guard_has_loaded_before():
+    """A program that has used tasks, for which the guard loads our locks unpatched, has the right ones in greenlets."""
+    guard.ensure()
+    for module in ("duodao.lanes.solo", "duodao.sync.lock", "duodao.channel.memory"):
+        guard.preload(module)
+    assert run(calls.most_inside, ["RLock"]) == [(30, 1)]
 
 
 def test_who_waits_for_a_lock_lets_the_hub_go_on():

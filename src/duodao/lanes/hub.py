@@ -34,8 +34,13 @@ _PRELOADED = ("duodao", "cloudpickle")
 """What the guard has loaded. Their locks are held for a few steps, in which nothing waits: no other greenlet runs."""
 
 
+_STALE = ("sync", "channel", "dropin", "lanes.solo", "lanes.single", "lanes.interrupt")
+"""Ours that the guard may have loaded for tasks of this program, and that hold locks whose holder is a native thread."""
+
+
 def main(arg: bytes, fds: list[int]) -> int:
     """Be the host of a nested lane, in a process that is patched."""
+    _forget()
     trouble = patch()
     if trouble:
         _refuse(fds[1], f"a greenlet worker can't be patched: {trouble}")
@@ -44,6 +49,17 @@ def main(arg: bytes, fds: list[int]) -> int:
     from duodao.lanes import host
 
     return host.main(arg, fds)
+
+
+def _forget() -> None:
+    """Let what is stale be loaded again, when it is needed, as it is in a patched process."""
+    for name in list(sys.modules):
+        package, _, own = name.partition(".")
+        if package == "duodao" and any(own == stale or own.startswith(f"{stale}.") for stale in _STALE):
+            above, _, last = name.rpartition(".")
+            if above in sys.modules:
+                vars(sys.modules[above]).pop(last, None)
+            del sys.modules[name]
 
 
 def _refuse(results: int, why: str) -> None:
