@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import trustme
 from serve_programs import port_of, until
 
 import duodao
-from conftest import need
+from tests.conftest import need
+from duodao.servers import worker
 
 ANY = "tcp://127.0.0.1:0"
 HEADER = b"PROXY TCP4 192.0.2.7 192.0.2.1 4242 80\r\n"
@@ -192,3 +194,33 @@ def test_haproxy(tmp_path: Path, send: str) -> None:
     ):
         sock.sendall(b"?\n")
         assert sock.makefile("rb").readline().decode() == "{}:{}\n".format(*sock.getsockname())
+
+
+@pytest.mark.parametrize("first_byte", [10.0, None])
+def test_who_has_not_said_who_it_is_counts_and_ends_with_the_server(first_byte: float | None) -> None:
+    """A listed peer without a header yet takes a place of max_connections, and is closed by the drain."""
+    with contextlib.ExitStack() as stack:
+        server = duodao.Server(who, ANY, proxy_from=HERE, first_byte=first_byte, max_connections=2).start()
+        silent = [stack.enter_context(socket.create_connection(port_of(server.address), 10)) for _ in range(2)]
+        assert said(socket.create_connection(port_of(server.address))) == b""
+        assert server.figures()[0].refused == 1
+        server.drain()
+        assert [sock.recv(1) for sock in silent] == [b"", b""]
+
+
+def test_a_header_on_its_way_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listed peer that connected before the drain, and sends its header and message in it, is answered."""
+    monkeypatch.setattr(worker, "FRESH", 1.0)
+    server = duodao.Server(who, ANY, proxy_from=HERE).start()
+    with socket.create_connection(port_of(server.address), 10) as sock:
+        with socket.create_connection(port_of(server.address), 10) as other:
+            other.sendall(HEADER + b"?\n")
+            assert other.recv(100) == b"192.0.2.7:4242\n"  # both are accepted
+        ending = threading.Thread(target=server.drain)
+        ending.start()
+        with until() as waiting, pytest.raises(OSError):
+            while waiting():
+                socket.create_connection(port_of(server.address), 0.05).close()
+        sock.sendall(HEADER + b"?\n")
+        assert said(sock) == b"192.0.2.7:4242\n"
+        ending.join()

@@ -103,6 +103,10 @@ class Door(Protocol):
     options: Options
     awaited: Any
 
+    def crowded(self, transport: Any) -> bool:
+        """Is it one too many? Then it has been refused."""
+        ...
+
     def refuse(self, why: str) -> None:
         """Count and log it."""
         ...
@@ -127,10 +131,10 @@ class Proxied(asyncio.Protocol):
         """The proxy, or a peer without one, is there."""
         self._transport = transport
         name = transport.get_extra_info("peername")
-        if isinstance(name, tuple) and listed(name[0], self._door.options.proxy_from):
-            self._door.awaited.add(self)
-        else:
+        if not isinstance(name, tuple) or not listed(name[0], self._door.options.proxy_from):
             self._go_on("", b"")
+        elif not self._door.crowded(transport):
+            self._door.awaited.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Some of the header, or more than it."""
@@ -139,7 +143,7 @@ class Proxied(asyncio.Protocol):
             found = read(self._data)
         except BadHeader as error:
             self._door.refuse(f"{self._transport.get_extra_info('peername')[0]} must send a PROXY header: {error}")
-            self._end()
+            self.abort()
             return
         if found is not None:
             size, peer = found
@@ -154,9 +158,10 @@ class Proxied(asyncio.Protocol):
     def expire(self) -> None:
         """No header in time."""
         self._door.refuse(f"{self._transport.get_extra_info('peername')[0]} sent no PROXY header in time")
-        self._end()
+        self.abort()
 
-    def _end(self) -> None:
+    def abort(self) -> None:
+        """End now."""
         self._door.awaited.drop(self)
         self._transport.abort()
 

@@ -9,9 +9,11 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from duodao.errors import Closed
+from duodao.lanes.base import contain
 from duodao.servers.connection import Connection
 from duodao.servers.dispatch import Dispatch
 from duodao.servers.figures import Figures
@@ -75,7 +77,7 @@ class Worker:
         self._idle = self.timeouts.limit(looks, self._look_idle)
         self.stalls = self.timeouts.limit(options.stall, self._look_stalled)
         self.lingers = self.timeouts.limit(LINGER, self._look_lingering)
-        self.awaited = self.timeouts.limit(options.first_byte, self._look_awaited)
+        self.awaited = self.timeouts.limit(options.first_byte or inf, self._look_awaited)  # all are kept: they count
         make, secure = self._door()
         for sock in self._sockets:
             _prepare(sock)
@@ -110,11 +112,14 @@ class Worker:
         await self._emptied(min(FRESH, grace))  # the others' first message is on its way: it would be lost
         for connection in tuple(self._connections):
             connection.retire()
+        for unknown in tuple(self.awaited.due):
+            unknown.abort()
         await self._emptied(ends - self.loop.time())
         await self.abort()
 
     async def _emptied(self, seconds: float) -> None:
-        if self._connections and self._empty is not None and seconds > 0:
+        if (self._connections or self.awaited.due) and self._empty is not None and seconds > 0:
+            self._empty.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), seconds)
 
@@ -122,8 +127,8 @@ class Worker:
         """End now."""
         for server in self._servers:
             server.close()
-        for connection in tuple(self._connections):
-            connection.abort()
+        for each in (*self._connections, *self.awaited.due):
+            each.abort()
         tasks = list(self._sessions)
         for task in tasks:
             task.cancel()
@@ -167,16 +172,23 @@ class Worker:
 
     def admit(self, connection: Connection, transport: Any) -> None:
         """A connection is there: serve it, or refuse it."""
-        self._gone.accepted += 1
-        if len(self._connections) + len(self.awaited.due) >= self.options.max_connections:
-            self._gone.refused += 1
-            transport.abort()
+        if self.crowded(transport):
             return
+        self._gone.accepted += 1
         self._connections[connection] = None
         transport.set_write_buffer_limits(high=self.write_high)
         self._first.add(connection)
         if self.handler.kind == "session":
             self._open_session(connection)
+
+    def crowded(self, transport: Any) -> bool:
+        """Is it one over max_connections? Then it is refused."""
+        if len(self._connections) + len(self.awaited.due) < self.options.max_connections:
+            return False
+        self._gone.accepted += 1
+        self._gone.refused += 1
+        transport.abort()
+        return True
 
     def forget(self, connection: Connection) -> None:
         """A connection is lost; it is over when its session is too."""
@@ -238,7 +250,10 @@ class Worker:
         task.add_done_callback(functools.partial(self._session_over, session))
 
     async def _run_session(self, session: Session) -> None:
-        await self.handler.work.function(session)
+        try:
+            await self.handler.work.function(session)
+        except (SystemExit, KeyboardInterrupt) as error:  # a task's would end the loop, and the server with it
+            raise contain(error) from error
 
     def _session_over(self, session: Session, task: asyncio.Task[None]) -> None:
         connection = self._sessions.pop(task)
