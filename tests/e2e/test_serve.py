@@ -331,7 +331,7 @@ def test_a_peer_that_does_not_read() -> None:
 
     with served(large, lane="inline", stall=0.5) as (server, client):
         client.send(b"x\n" * 1000)
-        assert until(server, lambda f: not f.connections).dropped == 1
+        assert until(server, lambda f: f.accepted and not f.connections).dropped == 1
         assert len(calls) < 30  # what sockets hold, and not a thousand
 
 
@@ -473,6 +473,25 @@ def test_a_second_signal_ends_serve_at_once(tmp_path: Path) -> None:
         assert process.stdout.readline().startswith("over 1 ")
 
 
+def test_a_signal_ends_serve_while_it_starts(tmp_path: Path) -> None:
+    """A handler that never finishes loading in the server's processes: one signal, and serve returns no figures."""
+    (tmp_path / "slow.py").write_text(
+        "import sys, threading\n"
+        "def echo(message):\n    return message\n"
+        "if len(sys.argv) > 1:\n    del sys.argv[1]\n"
+        "else:\n    print('loading', flush=True)\n    threading.Event().wait()\n"
+    )
+    program = "import duodao, slow; print(duodao.serve(slow.echo, 'tcp://127.0.0.1:0', processes=2))"
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program, "here"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=PATIENCE)[0].splitlines()[-1] == "[]"
+        assert process.returncode == 0
+
+
 # -- sessions ---------------------------------------------------------------------------------------------------------
 
 
@@ -603,3 +622,28 @@ def test_a_session_that_fails_or_closes_ends_its_connection(caplog: pytest.LogCa
     assert "picky failed for 127.0.0.1:" in caplog.text
     assert "not this" in caplog.text
     assert heard == [b"raise", b"x"]
+
+
+@pytest.mark.parametrize("how", [SystemExit, KeyboardInterrupt])
+def test_a_session_that_exits_ends_alone(how: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    """sys.exit() in a session, or in a task that it has started, ends neither the server nor another session."""
+
+    async def leave() -> None:
+        raise how(3)
+
+    async def exits(session: duodao.Session) -> None:
+        async for message in session:
+            if message == b"exit":
+                raise how(3)
+            if message == b"task":
+                session.data["task"] = asyncio.create_task(leave())
+            await session.send(message)
+
+    with served(exits, 2) as (server, one, two):
+        one.send(b"exit\n")
+        assert one.rest() == b""
+        assert two.ask(b"task") == b"task"
+        assert two.ask(b"on") == b"on"
+        assert server.figures()[0].failed == 1
+    assert f"the call ended with {how.__name__}(3)" in caplog.text
+    assert "a task tried to end the program" in caplog.text

@@ -57,9 +57,19 @@ class LoopThread:
             with contextlib.suppress(AttributeError):
                 self.loop._thread_id = threading.get_ident()  # type: ignore[attr-defined]
         try:
-            self.loop.run_forever()
+            while not self._run():
+                pass
         finally:
             self.loop.close()
+
+    def _run(self) -> bool:
+        """Until something stops the loop. False: a task has called sys.exit(), which ends that task, not all others."""
+        try:
+            self.loop.run_forever()
+        except (SystemExit, KeyboardInterrupt) as error:
+            self.loop.call_exception_handler({"message": "a task tried to end the program", "exception": error})
+            return False
+        return True
 
     def join(self, seconds: float) -> None:
         """Wait for its end, at most so long."""

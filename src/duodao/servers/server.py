@@ -189,7 +189,7 @@ class Server:
         if self._carrier is not None:
             raise Closed("a Server starts once: make another")
         listening.raise_limit()  # each connection is a descriptor
-        sockets = listening.open_all(self._options)
+        self._sockets = sockets = listening.open_all(self._options)
         try:
             self._port = sockets[0].getsockname()[1]
             if self._options.processes > 1:
@@ -204,7 +204,6 @@ class Server:
             for sock in sockets:
                 sock.close()
             raise
-        self._sockets = sockets
         return self
 
     @property
@@ -265,11 +264,17 @@ class Server:
 def serve(work: Any, address: str, **options: Unpack[ServeOptions]) -> list[Figures]:
     """Serve until SIGTERM or SIGINT; then drain, and return the last figures. A second signal ends at once.
 
+    A signal that comes before it accepts connections ends it at once, with no figures.
+
     Arguments and errors: see Server. The signals are taken while it runs, if this is the main thread.
     """
     server = Server(work, address, **options)
     with _inbox() as (inbox, tell):
-        server.start()
+        try:
+            with _interruptible():
+                server.start()
+        except KeyboardInterrupt:
+            return []
         threads = [_wait_in_thread(server.wait, tell)]
         while (said := os.read(inbox, 1)) != _ENDED:
             if said[0] not in _SIGNALS:
@@ -328,3 +333,18 @@ def _inbox() -> Iterator[tuple[int, Callable[[], Any]]]:
 
 def _noted(number: int, frame: FrameType | None) -> None:
     """The signal is in the inbox already."""
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Signals of the inbox raise KeyboardInterrupt: what is served may take for ever to load."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    for number in _SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, _noted)
