@@ -198,3 +198,64 @@ def test_mistakes(folder: Path, words: list[str], code: int, said: str) -> None:
     assert (ended.returncode, ended.stdout) == (code, "")
     assert said in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+SLOW = """
+import asyncio, os, threading
+
+def load():
+    if not os.path.exists("loaded"):
+        return open("loaded", "w").close()  # here; in the server's processes it takes for ever
+    open("begun", "w").close()
+    threading.Event().wait()
+
+async def app(scope, receive, send):
+    open("begun", "w").close()
+    await asyncio.Event().wait()
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [["slow.py:shout", "tcp://127.0.0.1:0", "--processes", "2"], ["slow.py:app", "http://127.0.0.1:0"]]
+)
+def test_a_signal_while_it_starts_ends_it(folder: Path, words: list[str]) -> None:
+    """What never finishes loading, in a process or as a lifespan, is ended by the first signal, in one sentence."""
+    (folder / "slow.py").write_text(f"{HANDLERS}\n{SLOW}\nload()\n")
+    with subprocess.Popen(
+        [sys.executable, "-m", "duodao", "serve", *words],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        with until() as waiting:
+            while not (folder / "begun").exists():
+                waiting()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, "", "duodao: stopped at once: it did not serve yet\n")
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_who_reads_what_it_says_may_go(folder: Path, full: bool) -> None:
+    """With stdout and stderr on a full disk, or nobody at the other end, it serves on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "tcp://{}:{}".format(*free.getsockname())
+    if full:
+        out = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    with subprocess.Popen(
+        [sys.executable, "-m", "duodao", "serve", "handlers.py:shout", address, "--figures", "10ms"],
+        cwd=folder, stdout=out, stderr=out,
+    ) as process:  # fmt: skip
+        os.close(out)
+        with until() as waiting:
+            while waiting():
+                with contextlib.suppress(ConnectionRefusedError):
+                    ask(address, b"a")
+                    break
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)  # figures have been due
+        assert ask(address, b"a") == b"A"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0

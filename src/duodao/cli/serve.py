@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import queue
 import signal
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from duodao.cli import target
 from duodao.cli.explain import OK
 from duodao.cli.interrupt import INTERRUPTED, Interrupts, write
 from duodao.cli.options import Seconds, Size
-from duodao.errors import UsageError
+from duodao.errors import Closed, UsageError
 from duodao.watch import wording
 
 if TYPE_CHECKING:
@@ -89,8 +89,11 @@ def _options(given: dict[str, Any]) -> Any:
 def _drive(server: Server, name: str, every: float | None) -> int:
     inbox: queue.SimpleQueue[str] = queue.SimpleQueue()  # its put may interrupt its get, as a handler does
     enders: list[threading.Thread] = []
+    accepting = False
 
     def drain() -> None:
+        if not accepting:
+            raise KeyboardInterrupt  # there is nothing to finish
         enders.append(threading.Thread(target=server.drain, name="duodao-drain", daemon=True))
         enders[-1].start()
 
@@ -102,16 +105,18 @@ def _drive(server: Server, name: str, every: float | None) -> int:
     try:
         with Interrupts(drain, lambda text: write(f"duodao: {text}\n")):
             server.start()
+            accepting = True
             waiter.start()
-            print(server.address, flush=True)
+            _show(server.address)
             many = len(server.pids())
             _say(f"serving {name} in {'one process' if many == 1 else f'{many} processes'}")
             _watch(server, inbox, every)
             for thread in (waiter, *enders):
                 thread.join()
     except KeyboardInterrupt:
-        server.close()
-        write("duodao: stopped at once: calls in flight were not answered\n")
+        with contextlib.suppress(Closed):  # it had not begun to start
+            server.close()
+        _say("stopped at once: " + ("calls in flight were not answered" if accepting else "it did not serve yet"))
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -148,5 +153,13 @@ def _tell(server: Server) -> None:
         _say(f"process {each.pid}: {', '.join(counts)}; {each.lane}{why}")
 
 
+def _show(address: str) -> None:
+    try:
+        print(address, flush=True)
+    except OSError as error:  # who asked for it has gone; the clients have not
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else what is left unwritten fails once more at the end
+        _say(f"can't write to stdout ({error.strerror}); serving at {address}")
+
+
 def _say(text: str) -> None:
-    print(f"duodao: {wording.clean(text)}", file=sys.stderr)
+    write(f"duodao: {wording.clean(text)}\n")
