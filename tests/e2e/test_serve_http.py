@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import logging
@@ -25,7 +26,7 @@ import trustme
 from serve_programs import Browser, Load, port_of, until
 
 import duodao
-from conftest import need
+from tests.conftest import need
 from duodao.errors import Broken, UsageError
 
 ANY = "http://127.0.0.1:0"
@@ -90,6 +91,8 @@ ANSWERS: dict[str, tuple[Any, int, str, bytes]] = {
     "/own": (duodao.Response("<b>", 200, [("content-type", "text/html")]), 200, "text/html", b"<b>"),
     "/wrong": (3.5, 500, "text/plain; charset=utf-8", b"internal server error\n"),
     "/split": ((200, "", {"x": "a\r\nset-cookie: b"}), 500, "text/plain; charset=utf-8", b"internal server error\n"),
+    "/name": ((200, "", {"no word": "x"}), 500, "text/plain; charset=utf-8", b"internal server error\n"),
+    "/half": ("\ud800", 500, "text/plain; charset=utf-8", b"internal server error\n"),
 }
 
 
@@ -109,10 +112,29 @@ def test_what_a_handler_answers(asynchronous: bool, caplog: pytest.LogCaptureFix
             assert (response.status_code, response.content) == (status, body)
             assert response.headers.get("content-type", "") == kind
         assert requests.get(server.address + "/three", timeout=10).headers["location"] == "/1"
-        assert server.figures()[0].failed == 2
+        assert server.figures()[0].failed == 4
         head = requests.head(server.address + "/str", timeout=10)
         assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "2")
     assert any("answered with float; it can answer with str, bytes" in str(r.exc_info) for r in caplog.records)
+
+
+@pytest.mark.parametrize("lane", ["inline", "thread", "coroutine"])
+@pytest.mark.parametrize("how", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_a_handler_that_would_end_the_program(how: type[BaseException], lane: str) -> None:
+    """What ends a program or a task elsewhere is a failed request here: 500, and the server serves on."""
+
+    def plain(request: duodao.Request) -> str:
+        if request.path == "/exit":
+            raise how
+        return "here"
+
+    async def waiting(request: duodao.Request) -> str:
+        return plain(request)
+
+    with duodao.Server(waiting if lane == "coroutine" else plain, ANY, lane=lane) as server:
+        assert requests.get(server.address + "/exit", timeout=10).status_code == 500
+        assert requests.get(server.address, timeout=10).text == "here"
+        assert server.figures()[0].failed == 1
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -145,8 +145,8 @@ class WebWorker:
         from granian.http import HTTP1Settings, HTTP2Settings
 
         options = self._options
-        limit = options.first_byte
-        head = HTTP1Settings(header_read_timeout=_FOREVER if limit is None else max(1, int(limit * 1000)))
+        limit = _FOREVER if options.first_byte is None else max(1, min(_FOREVER, int(options.first_byte * 1000)))
+        head = HTTP1Settings(header_read_timeout=limit)
         most = max(1, min(options.max_connections, listening.raise_limit() - len(os.listdir("/proc/self/fd")) - SPARE))
         files = options.tls if isinstance(options.tls, tuple) else (None, None)
         secure: tuple[Any, ...] = (options.tls is not None, *map(_absolute, files), None, _TLS_1_2, None, [], False)

@@ -20,7 +20,6 @@ from typing import Any
 from duodao.errors import Busy, UsageError
 from duodao.lanes.base import Batch, Work
 from duodao.lanes.thread import Threads
-from duodao.pickling import Raised
 from duodao.servers.figures import Figures
 from duodao.servers.options import Options
 from duodao.servers.web import CLOSE, Headers, Request, is_async, render
@@ -75,6 +74,7 @@ class Service:
         self._draining = draining
         self._loop = asyncio.get_running_loop()
         self._async = asynchronous
+        self._ending = False
         self._times: list[float] = []
         self._held = 0
         self._stalled, self._since = 0.0, 0.0
@@ -107,6 +107,7 @@ class Service:
 
     async def close(self) -> None:
         """End the threads and what still runs on the loop."""
+        self._ending = True
         for task in tuple(self._tasks):
             task.cancel()
         if self._tasks:
@@ -147,11 +148,11 @@ class Service:
             self._say(watcher, 413, "the body is too large\n", closing=True)
         except TimeoutError:
             self._say(watcher, 408, "the body did not come in time\n", closing=True)
-        except Raised as error:
+        except BaseException as error:
+            if self._ending:  # cancelled
+                self._say(watcher, 503, "the server ends\n", closing=True)
+                raise
             self._failed(watcher, request, error)
-        except BaseException:  # cancelled at the end
-            self._say(watcher, 503, "the server ends\n", closing=True)
-            raise
 
     async def _read(self, proto: Any, request: Request) -> None:
         limit, idle = self._options.max_body, self._options.idle
@@ -178,11 +179,9 @@ class Service:
         """Call a quick handler on the loop."""
         began = perf_counter()
         try:
-            answer = render(self._work(request))
-        except Raised as error:
+            self._answer(watcher, request, render(self._work(request)))
+        except BaseException as error:  # any that got away would end the loop
             self._failed(watcher, request, error)
-        else:
-            self._answer(watcher, request, answer)
         ended = perf_counter()
         if ended - began > HELD:
             self._stall(began, ended)
@@ -195,12 +194,11 @@ class Service:
         began = perf_counter()
         try:
             answer = render(self._work(request))
-        except Raised as error:
+            if not self._judged:
+                self._loop.call_soon_threadsafe(self._judge, perf_counter() - began)
+            self._answer(watcher, request, answer)
+        except BaseException as error:  # a text that is no UTF-8 is found out when it is sent
             self._loop.call_soon_threadsafe(self._failed, watcher, request, error)
-            return
-        if not self._judged:
-            self._loop.call_soon_threadsafe(self._judge, perf_counter() - began)
-        self._answer(watcher, request, answer)
 
     # -- where it runs ------------------------------------------------------------------------------------------------
 

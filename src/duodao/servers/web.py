@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -16,6 +17,8 @@ _TEXT: Headers = [("content-type", "text/plain; charset=utf-8")]
 _BYTES: Headers = [("content-type", "application/octet-stream")]
 _JSON: Headers = [("content-type", "application/json")]
 CLOSE = ("connection", "close")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _VALID = "str, bytes, dict or list (as JSON), None, (status, body), (status, body, headers) or a duodao.Response"
 
 
@@ -106,8 +109,8 @@ def _answer(response: Response) -> tuple[int, Headers, str | bytes]:
     given = response.headers.items() if isinstance(response.headers, Mapping) else response.headers
     headers = [(str(name), str(value)) for name, value in given]
     for name, value in headers:
-        if any(sign in name or sign in value for sign in "\r\n\0"):
-            raise ValueError(f"the header {name!r}: {value!r} has a line's end in it")
+        if not _NAME.fullmatch(name) or _CONTROL.search(value):  # granian would leave it out in silence
+            raise ValueError(f"{name!r}: {value!r} is no header: a name is a word, a value has no control characters")
     if any(name.lower() == "content-type" for name, _ in headers):
         usual = []
     return response.status, [*usual, *headers], body

@@ -84,7 +84,7 @@ def test_statuses_and_headers_are_checked() -> None:
         with pytest.raises(UsageError, match="from 200 to 599"):
             Response("", status)  # type: ignore[arg-type]
     for headers in ({"x": "a\nb"}, {"x\r": "a"}, [("x", "\0")]):
-        with pytest.raises(ValueError, match="line's end"):
+        with pytest.raises(ValueError, match="is no header"):
             render((200, "", headers))
 
 
