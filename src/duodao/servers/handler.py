@@ -49,6 +49,8 @@ class Handler:
 
     def _check(self) -> None:
         name, lane = self.work.name, self.lane
+        if self.text and self.framing == "raw":
+            raise UsageError(f"{name} takes text, and framing='raw' cuts it anywhere, in a character too: take bytes")
         if self.kind == "session" and not self.work.is_async:
             raise UsageError(f"{name} takes a session, so it must be a coroutine: async def {name}(session)")
         if self.work.is_async and lane not in ("auto", "coroutine"):

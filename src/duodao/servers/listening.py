@@ -34,6 +34,10 @@ def open_all(options: Options) -> list[socket.socket]:
     try:
         for _ in range(options.processes):
             family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            if options.processes > 1 and not made:  # another server at this port would share its connections in silence
+                with socket.socket(family, socket.SOCK_STREAM) as alone:
+                    alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    alone.bind(where)
             made.append(socket.socket(family, socket.SOCK_STREAM))
             made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if options.processes > 1:
@@ -43,10 +47,10 @@ def open_all(options: Options) -> list[socket.socket]:
             made[-1].setblocking(False)
         for sock in made:  # all are bound before the first accepts: one that can't be must not have taken anybody
             sock.listen(options.backlog)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host's name
         for sock in made:
             sock.close()
-        reason = error.strerror or str(error)
+        reason = getattr(error, "strerror", None) or str(error)
         raise Broken(f"can't listen at {options.scheme}://{options.host}:{options.port}: {reason}") from None
     return made
 

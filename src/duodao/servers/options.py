@@ -97,10 +97,11 @@ def check(address: str, options: dict[str, Any]) -> Options:
         _check(name, options, lambda value: isinstance(value, int) and value >= 1, "a whole number from 1")
     for name in _SECONDS:
         _check(name, options, lambda value: value is None or _positive(value), "seconds over 0, or None,")
+    _check("backlog", options, lambda value: value < 1 << 31, "a whole number under 2**31")
     _check("grace", options, lambda value: _positive(value) or value == 0, "seconds from 0")
     given = {**options, "proxy_from": _networks(options.get("proxy_from", ()))}
     tls = given.get("tls")
-    if isinstance(tls, tuple):
+    if isinstance(tls, tuple) and len(tls) == 2 and all(isinstance(file, (str, os.PathLike)) for file in tls):
         for file in tls:
             if not os.path.isfile(file):
                 raise UsageError(f"tls={tls!r}: there is no file {file}")
@@ -125,10 +126,10 @@ def _address(address: str) -> tuple[str, str, int]:
     example = "write tcp://127.0.0.1:1688 or http://0.0.0.0:8000"
     try:
         parts = urlsplit(address)
-        port = parts.port
+        port, more = parts.port, parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None
     except (ValueError, TypeError, AttributeError):
         raise UsageError(f"{address!r} is no address: {example}") from None
-    if parts.scheme not in SCHEMES or port is None or not parts.hostname or parts.path not in ("", "/") or parts.query:
+    if parts.scheme not in SCHEMES or port is None or not parts.hostname or more:
         raise UsageError(f"{address!r} is no address to serve at: {example}")
     return parts.scheme, parts.hostname, port
 
@@ -138,5 +139,5 @@ def _networks(given: Sequence[str]) -> tuple[Any, ...]:
         return tuple(
             ipaddress.ip_network(network, strict=False) for network in ([given] if isinstance(given, str) else given)
         )
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UsageError(f"proxy_from={given!r}: {error}") from None

@@ -83,6 +83,8 @@ def test_what_is_no_handler(work: Any, options: dict[str, Any], says: str) -> No
         ("localhost", {}, "no address"),
         ("ftp://127.0.0.1:1", {}, "no address to serve at"),
         ("tcp://127.0.0.1", {}, "no address"),
+        ("tcp://user@127.0.0.1:0", {}, "no address to serve at"),
+        (None, {}, "no address"),
         ("tcp://127.0.0.1:0", {"framing": "lines"}, "valid: line, length, raw"),
         ("tcp://127.0.0.1:0", {"lane": "greenlet"}, "there is no such lane"),
         ("tcp://127.0.0.1:0", {"framming": "line"}, "did you mean 'framing'"),
@@ -91,6 +93,11 @@ def test_what_is_no_handler(work: Any, options: dict[str, Any], says: str) -> No
         ("tcp://127.0.0.1:0", {"max_connections": True}, "max_connections=True"),
         ("tcp://127.0.0.1:0", {"grace": -1}, "grace=-1: seconds from 0"),
         ("tcp://127.0.0.1:0", {"proxy_from": ["10.0.0.0/40"]}, "proxy_from="),
+        ("tcp://127.0.0.1:0", {"proxy_from": 5}, "proxy_from=5"),
+        ("tcp://127.0.0.1:0", {"backlog": 1 << 31}, "backlog=2147483648"),
+        ("tcp://127.0.0.1:0", {"tls": (__file__,)}, "certificate file, key file"),
+        ("tcp://127.0.0.1:0", {"tls": (__file__, None)}, "certificate file, key file"),
+        ("tcp://127.0.0.1:0", {"framing": "raw", "text": True}, "cuts it anywhere"),
     ],
 )
 def test_options_are_checked(address: str, options: dict[str, Any], says: str) -> None:
