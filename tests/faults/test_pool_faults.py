@@ -148,12 +148,12 @@ def test_ctrl_c_while_waiting(lane):
 import os, signal, sys, threading, time
 import duodao
 def call(seconds):
-    print("begun", flush=True)
+    os.write(1, b"begun\\n")  # whole lines: two threads write
     time.sleep(seconds)
 pool = duodao.Pool(1, lane={lane!r})
 future = pool.submit(call, 1)
 try:
-    print("submitted", flush=True)
+    os.write(1, b"submitted\\n")
     future.result()
 except KeyboardInterrupt:
     print("interrupted", future.done(), flush=True)
