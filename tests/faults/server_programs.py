@@ -268,11 +268,13 @@ class Cut(ConnectionError):
         self.got = got
 
 
-def asked(sock, line):
-    """The reply to a line, both without their line feeds."""
+def asked(sock, line, sent=None):
+    """The reply to a line, both without their line feeds. sent: is called when the kernel has the line."""
     got = b""
     try:
         sock.sendall(line + b"\n")
+        if sent is not None:
+            sent()
         while not got.endswith(b"\n"):
             data = sock.recv(1 << 16)
             if not data:

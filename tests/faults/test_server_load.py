@@ -72,7 +72,7 @@ class Clients:
 
     answered: replies; lost: what should have been answered and wasn't. In `once` each request has a connection of its
     own, in `again` one connection serves many. A request over a connection that was made must be answered; but with
-    `race`, in `again`, one that was sent after `told` was set may meet the end of the connection: over TCP nothing says
+    `race`, in `again`, one that the kernel got after `told` was set may meet the end of the connection: over TCP nothing says
     beforehand that it will end. No reply may ever be cut.
     """
 
@@ -105,18 +105,24 @@ class Clients:
 
     def once(self):
         for client in self.connections():
-            self.one(client, late=False)
+            self.one(client, may_be_late=False)
 
     def again(self):
         for client in self.connections():
             while client.fileno() != -1 and not self.over.is_set():
-                if not self.one(client, late=self.race and self.told.is_set()):
+                if not self.one(client, may_be_late=self.race):
                     break
 
-    def one(self, client, *, late):
+    def one(self, client, *, may_be_late):
         """Whether the connection is still good."""
+        late = may_be_late
+
+        def sent():
+            nonlocal late
+            late = may_be_late and self.told.is_set()
+
         try:
-            self.ask(client)
+            self.ask(client, sent)
         except Cut as error:
             if not late or error.got:
                 self.lost.append(error)
@@ -139,7 +145,7 @@ def ended_under_load(server, ask, *, race):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_under_load_loses_no_request(processes, handler):
     """SIGTERM while clients ask without a pause: every request that it owes an answer gets one, whole; then it ends."""
-    ended_under_load(Served(handler, processes=processes), lambda client: asked(client, b"20"), race=True)
+    ended_under_load(Served(handler, processes=processes), lambda client, sent: asked(client, b"20", sent), race=True)
 
 
 @pytest.mark.parametrize("handler", ["hello", "app"])
@@ -147,7 +153,7 @@ def test_sigterm_under_load_loses_no_request(processes, handler):
 def test_sigterm_under_load_loses_no_http_request(processes, handler):
     """The same over HTTP, where answers say that the connection ends: no request at all is lost."""
     served = Served(handler, address="http://127.0.0.1:0", processes=processes)
-    ended_under_load(served, lambda client: fetched(client, b"/"), race=False)
+    ended_under_load(served, lambda client, _: fetched(client, b"/"), race=False)
 
 
 def test_a_worker_killed_under_load():
