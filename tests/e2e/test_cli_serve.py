@@ -177,6 +177,19 @@ def test_a_server_that_ends_by_itself(folder: Path) -> None:
     assert "5 processes of the server died one after the other" in err
 
 
+ONCE = """
+import sys
+
+async def app(scope, receive, send):
+    await send({"type": "lifespan.startup.failed"})
+
+if sys.argv[-2:-1] == ["--processes"]:
+    sys.argv.append("loaded")
+elif sys.argv[-1] == "loaded" and "once.py:shout" in sys.argv:
+    raise ValueError("once")
+"""
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -187,10 +200,17 @@ def test_a_server_that_ends_by_itself(folder: Path) -> None:
         (["handlers.py:shout", "tcp://127.0.0.1:0", "--proxy-from", "here"], 2, "--proxy-from"),
         (["handlers.py:web", "https://127.0.0.1:0"], 2, "needs tls"),
         (["handlers.py:shout", "tcp://192.0.2.1:7"], 1, "can't listen at tcp://192.0.2.1:7"),
+        (
+            ["once.py:shout", "tcp://127.0.0.1:0", "--processes", "2"],
+            1,
+            "once.py:shout can't be served: ValueError: once",
+        ),
+        (["once.py:app", "http://127.0.0.1:0", "--processes", "2"], 1, "lifespan startup failed\n"),
     ],
 )
 def test_mistakes(folder: Path, words: list[str], code: int, said: str) -> None:
-    """One line on stderr, nothing on stdout."""
+    """One line on stderr, nothing on stdout; also for what goes wrong only in the server's processes."""
+    (folder / "once.py").write_text(HANDLERS + ONCE)
     ended = subprocess.run(
         [sys.executable, "-m", "duodao", "serve", *words],
         cwd=folder, capture_output=True, text=True, timeout=30, check=False,

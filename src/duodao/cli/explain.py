@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import re
 
-from duodao.errors import DuodaoError, JournalBusy, JournalError, JournalFull, TooManyFailures, UsageError
+from duodao.errors import (
+    DuodaoError,
+    JournalBusy,
+    JournalError,
+    JournalFull,
+    RemoteTraceback,
+    TooManyFailures,
+    UsageError,
+)
 
 OK, FAILED, USAGE, STOPPED = 0, 1, 2, 3
 
@@ -22,7 +30,7 @@ def explain(error: BaseException) -> str:
     """An error of ours with what caused it."""
     text = in_options(str(error))
     cause = error.__cause__
-    if cause is None or isinstance(error, UsageError) or str(cause) in text:
+    if cause is None or isinstance(error, UsageError) or isinstance(cause, RemoteTraceback) or str(cause) in text:
         return text
     return f"{text} ({type(cause).__name__}: {cause})"
 

@@ -17,7 +17,7 @@ from duodao.cli import target
 from duodao.cli.explain import OK
 from duodao.cli.interrupt import INTERRUPTED, Interrupts, write
 from duodao.cli.options import Seconds, Size
-from duodao.errors import Closed, UsageError
+from duodao.errors import Broken, Closed, DuodaoError, UsageError
 from duodao.watch import wording
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _drive(server: Server, name: str, every: float | None) -> int:
     before = signal.signal(signal.SIGUSR1, ask)
     try:
         with Interrupts(drain, lambda text: write(f"duodao: {text}\n")):
-            server.start()
+            _start(server, name)
             accepting = True
             waiter.start()
             _show(server.address)
@@ -123,6 +123,15 @@ def _drive(server: Server, name: str, every: float | None) -> int:
     _tell(server)
     server.wait(0)  # raises what it has ended by
     return OK
+
+
+def _start(server: Server, name: str) -> None:
+    try:
+        server.start()
+    except DuodaoError:
+        raise
+    except Exception as error:  # of the system, or of the user's file in another process
+        raise Broken(f"{name} can't be served: {type(error).__name__}: {error}") from error
 
 
 def _await(server: Server, inbox: queue.SimpleQueue[str]) -> None:
