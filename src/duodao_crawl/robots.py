@@ -79,7 +79,8 @@ class Desk:
     def moved(self, url: str, target: str) -> tuple[bool, list[tuple[str, Rules]]]:
         """The robots.txt at `url` is at `target`; returns as `ask`."""
         question = self._asked.pop(url)
-        return self.ask(target, question.names, question.hops + 1)
+        # One that leads to itself would be the same request again, while this one is still out.
+        return self.ask(target, question.names, question.hops + 1 if target != url else HOPS + 1)
 
     def answer(self, url: str, rules: Rules) -> list[tuple[str, Rules]]:
         """It is there: the hosts it is for."""

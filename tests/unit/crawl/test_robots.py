@@ -75,3 +75,10 @@ def test_a_circle_of_redirects_ends():
     for hop in range(robots.HOPS):
         assert desk.moved(str(hop), str(hop + 1)) == (True, [])
     assert desk.moved("5", "6") == (False, [("a", ALL)])
+
+
+def test_a_robots_txt_that_leads_to_itself():
+    """It is as if there were none: the same request is not made again while it is out."""
+    desk = Desk()
+    desk.ask("0", ["a"])
+    assert desk.moved("0", "0") == (False, [("a", ALL)])
