@@ -75,7 +75,6 @@ class Frontier(Iterator[Request]):
         refused: Callable[[str, str], None] = lambda *_: None, clock: Callable[[], float] = time.monotonic,
         backlog: Backlog | None = None,
     ) -> None:  # fmt: skip
-        self.waiting = 0
         self.fetched = 0
         self._settings = settings
         self._known = known
@@ -108,7 +107,6 @@ class Frontier(Iterator[Request]):
                     continue
                 host = self._host(origin(url))
                 host.line.put(url)
-                self.waiting += 1
                 if host.rules is None and not host.asked and self._room():
                     host.asked = True
                     own = f"{host.name}/robots.txt"
@@ -169,8 +167,8 @@ class Frontier(Iterator[Request]):
     def left(self) -> int:
         """URLs that wait for their turn, or for another attempt."""
         with self._changed:
-            retried = sum(not entry[2].robots for host in self._hosts.values() for entry in host.urgent)
-            return self.waiting + retried
+            hosts = self._hosts.values()
+            return sum(len(host.line) + sum(not entry[2].robots for entry in host.urgent) for host in hosts)
 
     def close(self) -> None:
         """Hand out nothing more: whoever waits in `next()` gets the end. Idempotent."""
@@ -219,7 +217,6 @@ class Frontier(Iterator[Request]):
         elif ordinary is not None and ordinary <= now and host.rules is not None:
             url = host.line.pop()
             request = Request(url)
-            self.waiting -= 1
             if not host.rules.allows(url):
                 self._refused(url, host.rules.why)
                 return None

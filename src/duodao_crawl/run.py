@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import os
 import random
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -43,7 +42,7 @@ class Report:
     """What a crawl did. pages: URLs that ended, errors among them. refused: URLs that a robots.txt forbids, by
     its rules or because it can't be had.
 
-    retried: attempts that were not the last. recorded: answers that came from the journal. bytes: of bodies read.
+    retried: attempts that were not the last. recorded: answers that came from the journal. bytes: of bodies with a hash.
     same: pages whose body another one had. statuses: pages per status. left: URLs that were found and not fetched.
     seconds: wall time. stopped: why it ended before its URLs did, else "".
     """
@@ -231,7 +230,7 @@ class Crawl:
         report.pages += 1
         report.errors += page.error is not None
         report.same += page.same_as is not None
-        report.bytes += page.size or 0
+        report.bytes += (page.size or 0) if page.hash is not None else 0
         if page.status is not None:
             report.statuses[page.status] += 1
         return page
@@ -263,10 +262,8 @@ def _seeds(seeds: str | Iterable[str]) -> list[str]:
 
 def _recorded(journal: Journal) -> frozenset[int]:
     """Hashes of the requests whose answers the journal holds: they come at once, and must not be paced."""
-    if not os.path.exists(journal.path):
-        return frozenset()
     try:
         with Journal.inspect(journal.path) as seen:
             return frozenset(hash(outcome.input) for outcome in seen.outcomes())
-    except DuodaoError:  # the run itself says what is wrong with it
+    except DuodaoError:  # there is none yet; or the run itself says what is wrong with it
         return frozenset()

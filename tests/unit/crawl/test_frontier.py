@@ -197,7 +197,7 @@ def test_max_pages_counts_urls():
     bench.frontier.again(Request(f"{A}/0", 2), 0.0)
     bench.done(Request(f"{A}/0"))
     assert bench.out() == [Request(f"{A}/0", 2)]
-    assert bench.frontier.waiting == 3
+    assert bench.frontier.left() == 3
 
 
 def test_the_last_page_of_max_pages_hurries_no_retry():

@@ -93,6 +93,15 @@ def test_a_redirect_and_its_page_are_two_lines():
         assert (found["/2"].same_as, found["/3"].same_as) == (None, f"{site.url}/2")
 
 
+def test_bytes_are_those_that_were_read():
+    """The size that a film announces is no part of them."""
+    with Site({"/": page("/film"), "/film": answer(b"x" * 5000, kind="video/mp4")}) as site:
+        pages = crawl(site.url, **QUICK)
+        sizes = {p.url.removeprefix(site.url): p.size for p in pages}
+        assert sizes["/film"] == 5000
+        assert pages.report.bytes == sizes["/"]
+
+
 def test_a_client_that_can_not_be_made(monkeypatch):
     """The crawl ends with the reason; nothing is left to wait for."""
     monkeypatch.setattr("ssl.create_default_context", lambda: 1 / 0)
