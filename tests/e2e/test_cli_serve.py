@@ -203,7 +203,7 @@ elif sys.argv[-1] == "loaded" and "once.py:shout" in sys.argv:
         (
             ["once.py:shout", "tcp://127.0.0.1:0", "--processes", "2"],
             1,
-            "once.py:shout can't be served: ValueError: once",
+            "once.py:shout can't be served: ValueError",
         ),
         (["once.py:app", "http://127.0.0.1:0", "--processes", "2"], 1, "lifespan startup failed\n"),
     ],

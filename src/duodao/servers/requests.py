@@ -208,12 +208,14 @@ class Service:
         self._times.append(seconds)
         if len(self._times) < SEEN:
             return
+        from duodao.cost.advise import duration
+
         self._judged = True
         usual = median(self._times)
         self._times.clear()
         self._inline = usual < TINY
         self.lane = "inline" if self._inline else "thread"
-        self.why = f"a call takes {usual * 1e3:.2f} ms, {'less' if self._inline else 'more'} than a thread would cost"
+        self.why = f"a call takes {duration(usual)}, {'less' if self._inline else 'more'} than a thread would cost"
 
     def _stall(self, began: float, ended: float) -> None:
         self._stalled = max(0.0, self._stalled - SHARE * (began - self._since)) + ended - began
