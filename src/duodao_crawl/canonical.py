@@ -36,7 +36,8 @@ def canonical(href: str, base: str | None = None) -> str | None:
         url = _without_user(url)
     if "%" in url:
         url = _ENCODED.sub(_normal, url)
-    url = url.removesuffix("?")
+    if url.find("?") == len(url) - 1:
+        url = url[:-1]
     return url if len(url) <= LONGEST else None
 
 

@@ -26,6 +26,8 @@ BASE = "http://example.com/a/b?q"
         ("http://bücher.example/", "http://xn--bcher-kva.example/"),
         ("/a b\t c\n", "/a%20b%20c"),
         ("/c?", "/c"),
+        ("/c?q=why?", "/c?q=why?"),
+        ("/c??", "/c??"),
         ("/c?b=2&a=1", "/c?b=2&a=1"),
         ("http://me:secret@example.com/c@d", "http://example.com/c@d"),
         ("http://0x7f.1/", "http://127.0.0.1/"),
