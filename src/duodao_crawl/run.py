@@ -39,12 +39,11 @@ def crawl(seeds: str | Iterable[str], **options: Unpack[CrawlOptions]) -> Crawl:
 
 @dataclasses.dataclass(slots=True)
 class Report:
-    """What a crawl did. pages: URLs that ended, errors among them. refused: URLs that a robots.txt forbids, by
-    its rules or because it can't be had.
+    """What a crawl did. pages: URLs that ended, errors among them. refused: URLs held back by robots.txt: by its rules,
+    or because it can't be had. retried: attempts that were not the last. recorded: answers that came from the journal.
 
-    retried: attempts that were not the last. recorded: answers that came from the journal. bytes: of bodies with a hash.
-    same: pages whose body another one had. statuses: pages per status. left: URLs that were found and not fetched.
-    seconds: wall time. stopped: why it ended before its URLs did, else "".
+    bytes: of bodies with a hash. same: pages whose body another one had. statuses: pages per status. left: URLs that
+    were found and not fetched. seconds: wall time. stopped: why it ended before its URLs did, else "".
     """
 
     pages: int = 0
