@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import queue
 import random
@@ -346,6 +347,25 @@ def twice(x):
 
 
 # -- the rest of what a call may rely on ----------------------------------------------------------------------------
+
+
+def come_back_twice(x):
+    """Item 3 forks, and returns in the copy, too."""
+    if x == 3:
+        pid = os.fork()
+        return x if pid == 0 else os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return x
+
+
+def fork_beside(x, log):
+    """Item 3 has a forked process that waits and then works; the others wait meanwhile."""
+    if x == 3:
+        process = multiprocessing.get_context("fork").Process(target=fork_beside, args=("copy", log))
+        process.start()
+        process.join()
+        return process.exitcode
+    time.sleep(0.1)
+    return note(x, log)
 
 
 def dice(x, rng, scale):

@@ -229,6 +229,21 @@ def test_a_call_that_ends_its_worker_is_blamed(how, code):
     assert outcomes[3].error.exitcode == code
 
 
+@pytest.mark.parametrize(
+    "where", [{"lane": "greenlet"}, {"lane": "thread", "workers": (1, 8)}, {"lane": "process", "workers": 1}]
+)
+def test_a_forked_copy_that_comes_back_ends(where):
+    """os.fork() in a call that returns in both: the copy ends with exit code 1, its result is nobody's."""
+    assert list(duodao.map(calls.come_back_twice, range(6), **where)) == [0, 1, 2, 1, 4, 5]
+
+
+def test_a_forked_process_runs_only_what_it_is_for(tmp_path):
+    """A child that multiprocessing forks may wait, and ends well; the calls beside it run in the worker alone."""
+    log = tmp_path / "log"
+    assert run(calls.fork_beside, range(6), common={"log": str(log)}) == [0, 1, 2, 0, 4, 5]
+    assert sorted(log.read_text().split()) == ["0", "1", "2", "4", "5", "copy"]
+
+
 # Locks
 
 

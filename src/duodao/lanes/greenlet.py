@@ -12,6 +12,7 @@ Rejected: gevent.pool (a greenlet per item); gevent.Timeout (a timer per call).
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import deque
 from contextvars import copy_context
@@ -181,7 +182,7 @@ class Greenlets:
 
     def _labour(self, me: _Hand) -> None:
         queue, call, now, limit = self._queue, self._call, perf_counter, self._work.timeout
-        hub = self._hub
+        hub, process = self._hub, os.getpid()
         try:
             while not self._closed:
                 while queue:
@@ -198,6 +199,8 @@ class Greenlets:
                         value = call(item)
                     except BaseException as error:
                         value, failure = None, caught(error)
+                    if os.getpid() != process:  # a forked copy that came back from the call: nobody asked it
+                        os._exit(1)
                     ended = now()
                     me.flight = None
                     if limit is not None:

@@ -35,7 +35,7 @@ _PRELOADED = ("duodao", "cloudpickle")
 
 
 _STALE = ("sync", "channel", "dropin", "lanes.solo", "lanes.single", "lanes.interrupt")
-"""Ours that the guard may have loaded for tasks of this program, and that hold locks whose holder is a native thread."""
+"""Ours that the guard may have loaded for tasks of this program; they hold locks whose holder is a native thread."""
 
 
 def main(arg: bytes, fds: list[int]) -> int:
@@ -79,7 +79,16 @@ def patch() -> str:
         return early or "it has threads already"
     with _asked_once():
         monkey.patch_all()
+    os.register_at_fork(after_in_child=_begin_anew)
     return _early(originals)
+
+
+def _begin_anew() -> None:
+    """In a forked copy: a hub of its own. In that of the worker the worker's other calls, and its host, would go on."""
+    from gevent import hub
+
+    hub.get_hub().loop.destroy()
+    hub.set_hub(None)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ class Outlet:
     def __init__(self, results: int, *private: int) -> None:
         self._results = results
         self._private = (results, *private)
+        self._copied = False
         self._writing = threading.Lock()
         self._streams = (LineStream(1, self._print), LineStream(2, self._print))
         self.logs = LogHandler(self._log)
@@ -30,6 +31,7 @@ class Outlet:
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
+        self._copied = True
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         logging.root.removeHandler(self.logs)
         for fd in self._private:
@@ -37,7 +39,9 @@ class Outlet:
                 os.close(fd)
 
     def send(self, kind: int, seq: int = 0, **fields: Any) -> None:
-        """Write one frame, whole."""
+        """Write one frame, whole. A forked copy of the worker whose call came back ends here: nobody asked it."""
+        if self._copied:
+            os._exit(1)
         pieces: list[Any] = list(wire.parts(kind, seq, **fields))
         with self._writing:
             while pieces:

@@ -11,6 +11,7 @@ and its feed takes a lock (`Guarded`).
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,12 @@ QUICK = 64
 """Items. The engine aims at 10 ms per batch: from this length on a call is expected to take 160 microseconds."""
 
 _gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
+
+
+def end_copy() -> None:
+    """End a forked copy of this process whose call came back: its threads are gone, its locks may be held by them."""
+    if threading.current_thread() is threading.main_thread():  # as the thread that forked is in the copy
+        os._exit(1)
 
 
 class Guarded:

@@ -24,7 +24,7 @@ from duodao.lanes.base import PROMPT, Batch, Deliver, Failure, Result, Work, bin
 from duodao.lanes.caught import caught
 from duodao.lanes.resources import open_all
 from duodao.lanes.seeds import bind_pairs
-from duodao.lanes.shares import Run
+from duodao.lanes.shares import Run, end_copy
 
 FLOOR = 0.1
 """Seconds that threads with resources have to end their calls when the lane is closed, whatever the grace."""
@@ -177,8 +177,7 @@ class Threads:
         del first
         try:
             while True:
-                if run is None:
-                    run = self._next()
+                run = self._next() if run is None else run
                 if run is None or not self._serve(worker, run):
                     return
                 run = None
@@ -281,6 +280,7 @@ class Threads:
                 value = call(item)
             except BaseException as error:
                 value, failure = None, caught(error)
+            end_copy()
             ended = perf_counter()
             if limit is not None and calls.pop(worker, None) is None:
                 return False
@@ -297,6 +297,7 @@ class Threads:
 
     def _leave(self, run: Run) -> bool:
         """False when the watchdog split the run just now: there is more to do."""
+        end_copy()
         now = perf_counter()
         with self._lock:
             if run.left() and not run.over:
