@@ -23,7 +23,7 @@ from test_process_lane import EXITS, HARD, SOFT, RaisingFactory, expected, make
 import duodao
 from duodao import arena
 from duodao.children import guard
-from duodao.errors import Broken, CallTimeout, NotPicklable, RemoteError, SetupFailed, WorkerDied
+from duodao.errors import Broken, CallTimeout, NotPicklable, RemoteError, SetupFailed, UsageError, WorkerDied
 from duodao.lanes import hosting
 from duodao.lanes.nested import Nested
 
@@ -204,6 +204,15 @@ def test_memory():
     assert isinstance(values[2], WorkerDied)
     assert "max_memory" in str(values[2])
     assert values[:2] + values[3:] == [0, 1, 3]
+
+
+def test_memory_of_a_stage():
+    """max_memory= is an option of a stage with a width per level; without processes of its own it is refused."""
+    given = {"lane": "thread", "max_memory": 200 << 20, "errors": "collect"}
+    outcomes = list(duodao.map(calls.hoard, range(4), workers=(1, 2), **given))
+    assert [type(outcome.error) for outcome in outcomes] == [type(None), type(None), WorkerDied, type(None)]
+    with pytest.raises(UsageError, match="a width per level"):
+        duodao.map(calls.hoard, range(4), **given)
 
 
 @pytest.mark.parametrize("kind", [calls.DiesOnLoad, calls.RaisesOnLoad])

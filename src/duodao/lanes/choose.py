@@ -114,7 +114,7 @@ def make(
         raise UsageError(f"lane={name!r}: there is no such lane (valid: {', '.join(LANES)})")
     if work.is_async and name not in ("auto", "coroutine"):
         raise UsageError(f"{work.name} is an async function: it runs on lane='coroutine', not {name!r}")
-    if work.is_async and work.max_memory is not None:
+    if work.is_async and work.max_memory is not None and not isinstance(workers, tuple):
         raise UsageError(f"max_memory= needs workers that can be ended alone, and {work.name} is an async function")
     if name == "coroutine" and not work.is_async:
         raise UsageError(

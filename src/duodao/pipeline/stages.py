@@ -191,8 +191,11 @@ def _check_fit(lane: str, function: Any, *, is_async: bool, rng: bool, options: 
         raise UsageError(f"{name} is a plain function: it would block the loop; use lane='thread' or make it async")
     if lane == "inline" and options.get("timeout") is not None:
         raise UsageError("lane='inline' can't stop a call: timeout= needs lane='process', 'thread' or 'coroutine'")
-    if options.get("max_memory") is not None and lane not in ("auto", "process"):
-        raise UsageError(f"max_memory= needs workers that can be ended alone: lane='process', not {lane!r}")
+    apart = lane in ("auto", "process", "greenlet") or isinstance(options.get("workers"), tuple)
+    if options.get("max_memory") is not None and not apart:
+        raise UsageError(
+            f"max_memory= needs workers that can be ended alone: lane='process' or a width per level, not {lane!r}"
+        )
     if options.get("seed") is not None and not rng and (lane in ("thread", "coroutine", "greenlet") or is_async):
         raise UsageError(
             f"seed= on lane={lane!r}: calls of one process share one random state; give {name} a parameter rng "
