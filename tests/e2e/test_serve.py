@@ -412,6 +412,8 @@ def slow(message: bytes) -> bytes:
     return message
 
 [figures] = duodao.serve(slow, sys.argv[1], lane="thread")
+for thread in set(threading.enumerate()) - {threading.main_thread()}:
+    thread.join(5)  # one that has done its work may still be on its way out
 print("over", figures.messages, threading.active_count(), flush=True)
 """
 

@@ -236,7 +236,7 @@ class Server:
         """Until it has ended; False after `timeout` seconds. Raises what it has ended by, if not by drain or close."""
         carrier = self._started()
         ended = carrier.wait(timeout)
-        if carrier.error is not None:
+        if ended and carrier.error is not None:
             raise carrier.error
         return ended
 
