@@ -7,6 +7,7 @@ hold for it too. A body is read up to `max_size`, counted as decompressed, and t
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import zlib
 from collections.abc import Callable
@@ -39,7 +40,7 @@ def client(settings: Settings) -> aiohttp.ClientSession:
     # Not aiohttp's own, which is made when it is imported and knows nothing of a SSL_CERT_FILE that is set later.
     trust: ssl.SSLContext | bool = ssl.create_default_context() if settings.verify else False
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=trust),
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=trust, socket_factory=_Socket.of),
         timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=idle, sock_read=idle),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,  # ours is bounded
@@ -52,6 +53,19 @@ def client(settings: Settings) -> aiohttp.ClientSession:
     # It would ask once more by itself when a connection breaks: unpaced, uncounted, and beyond `retries`.
     session._retry_connection = False
     return session
+
+
+class _Socket(socket.socket):
+    """A client's socket. uvloop closes the descriptor of one that is reset as it is handed over, and doesn't tell it:
+    when it is dropped it must not close that number again, which may be another file's by then."""
+
+    @classmethod
+    def of(cls, info: Any) -> _Socket:
+        """For an address as getaddrinfo has it."""
+        return cls(*info[:3])
+
+    def __del__(self) -> None:
+        self.detach()
 
 
 class Fetcher:
