@@ -31,6 +31,7 @@ BREATH = 0.010
 """Seconds a turn of the loop may last before a worker delivers by itself and lets the loop go on."""
 STUCK = 0.100
 """Seconds a turn of the loop may last before the user is told."""
+AFTERWARDS = 0.05  # seconds until a cancelled worker's place is taken: the end of a loop is over by then
 STUBBORN = 1.0
 """Seconds a cancelled call has to end before it is given up."""
 FLOOR = 0.1
@@ -232,8 +233,22 @@ class Coroutines:
         """The call's failure; raises a cancellation that was meant for the worker and not for its call."""
         cancelled = isinstance(error, asyncio.CancelledError) and me.task is not None and me.task.cancelling()
         if cancelled and (me.mercy is None or self._closed):
+            self._forsake(me, error)
             raise error
         return caught(error)
+
+    def _forsake(self, me: Hand, error: BaseException) -> None:
+        """The loop's end cancelled the worker, or its own call did, which is owed an outcome, and what waits a worker.
+        They look the same, but a loop that has ended comes to neither."""
+        flight = me.flight
+        if self._closed or flight is None or flight.cancelled:
+            return
+        flight.deliver(Result(flight.batch, [None], positions=[me.position], errors={0: caught(error)}))
+        asyncio.get_running_loop().call_later(AFTERWARDS, self._replace)
+
+    def _replace(self) -> None:
+        if not self._closed:
+            self._rouse(len(self._queue))
 
     # -- on the loop: deliveries --------------------------------------------------------------------------------------
 

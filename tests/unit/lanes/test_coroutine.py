@@ -103,6 +103,23 @@ def test_a_cancelled_error_of_its_own(make):
     assert type(got.failures[1].error) is CallExited
 
 
+async def cancel_itself(x):
+    if x % 2:
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
+    return x
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_calls_that_cancel_themselves(make, workers):
+    """A call that cancels its own task has a failure, and what waits behind it runs, with one worker, too."""
+    _, got = make(cancel_itself, workers=workers)
+    got.start(list(range(7)))
+    got.until(7)
+    assert got.values == {0: 0, 2: 2, 4: 4, 6: 6}
+    assert {type(failure.error) for failure in got.failures.values()} == {CallExited}
+
+
 def test_nested_time_outs_work_after_a_cancelled_call(make):
     """A worker whose call was cancelled has no stale cancellation: asyncio.timeout inside the next call is exact."""
 
