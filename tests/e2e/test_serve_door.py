@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import trustme
 from serve_programs import port_of, until
+from tests.conftest import need
 
 import duodao
-from tests.conftest import need
 from duodao.servers import worker
 
 ANY = "tcp://127.0.0.1:0"

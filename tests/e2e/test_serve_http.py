@@ -24,9 +24,9 @@ import requests
 import serve_programs as programs
 import trustme
 from serve_programs import Browser, Load, port_of, until
+from tests.conftest import need
 
 import duodao
-from tests.conftest import need
 from duodao.errors import Broken, UsageError
 
 ANY = "http://127.0.0.1:0"

@@ -72,8 +72,8 @@ class Clients:
 
     answered: replies; lost: what should have been answered and wasn't. In `once` each request has a connection of its
     own, in `again` one connection serves many. A request over a connection that was made must be answered; but with
-    `race`, in `again`, one that the kernel got after `told` was set may meet the end of the connection: over TCP nothing says
-    beforehand that it will end. No reply may ever be cut.
+    `race`, in `again`, one that the kernel got after `told` was set may meet the end of the connection: over TCP
+    nothing says beforehand that it will end. No reply may ever be cut.
     """
 
     def __init__(self, server, ask, *, race):
