@@ -6,8 +6,10 @@ import contextlib
 import math
 import os
 import queue
+import select
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -87,7 +89,7 @@ def _options(given: dict[str, Any]) -> Any:
 
 
 def _drive(server: Server, name: str, every: float | None) -> int:
-    inbox: queue.SimpleQueue[str] = queue.SimpleQueue()  # its put may interrupt its get, as a handler does
+    inbox = Inbox()
     enders: list[threading.Thread] = []
     accepting = False
 
@@ -120,6 +122,7 @@ def _drive(server: Server, name: str, every: float | None) -> int:
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGUSR1, before)
+        inbox.close()
     _tell(server)
     server.wait(0)  # raises what it has ended by
     return OK
@@ -134,13 +137,56 @@ def _start(server: Server, name: str) -> None:
         raise Broken(f"{name} can't be served: {type(error).__name__}: {error}") from error
 
 
-def _await(server: Server, inbox: queue.SimpleQueue[str]) -> None:
+class Inbox:
+    """News for the main thread, which waits for them in a pipe. The interpreter writes signals into it, too.
+
+    A handler may come between the main thread's last look at signals and its going to sleep: in a queue it would sleep
+    on, and a KeyboardInterrupt with it.
+    """
+
+    def __init__(self) -> None:
+        self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # nobody writes to a pipe that is closed, whose number is another file's
+        self._bell, self._told = os.pipe()
+        for fd in (self._bell, self._told):
+            os.set_blocking(fd, False)
+        self._before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
+
+    def put(self, news: str) -> None:
+        """From any thread, or a handler."""
+        self._news.put(news)
+        with self._lock, contextlib.suppress(BlockingIOError):  # a full pipe: it is awake already
+            if self._told >= 0:
+                os.write(self._told, b"!")
+
+    def get(self, timeout: float | None) -> str:
+        """The next; queue.Empty after `timeout` seconds."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._news.get_nowait()
+            rest = until - time.monotonic()
+            if rest <= 0:
+                raise queue.Empty
+            if select.select([self._bell], [], [], None if rest == math.inf else rest)[0]:
+                os.read(self._bell, 4096)
+
+    def close(self) -> None:
+        """Give signals back to who had them."""
+        signal.set_wakeup_fd(self._before)
+        with self._lock:
+            told, self._told = self._told, -1
+        os.close(told)
+        os.close(self._bell)
+
+
+def _await(server: Server, inbox: Inbox) -> None:
     with contextlib.suppress(Exception):  # asked for again in the main thread
         server.wait()
     inbox.put("ended")
 
 
-def _watch(server: Server, inbox: queue.SimpleQueue[str], every: float | None) -> None:
+def _watch(server: Server, inbox: Inbox, every: float | None) -> None:
     """Print figures when asked to, and every so often, until the server has ended."""
     while True:
         try:

@@ -186,15 +186,15 @@ class Vigil:
         for the GIL all are late, but they give it up all the time.
         """
         now, last = monotonic(), self._last
+        look = self._look(now)  # first: reading files lets the hub go on
         self._last = now
         mine, self._mine = self._mine, _sched("thread-self")[1]
         its, self._its = self._its, sum(_sched(f"self/task/{self._tid}"))
         late = now - last - waited - (self._mine - mine)
         switched, self._switched = self._switched, _switches(self._tid)
-        if late > STUCK and self._its - its > 0.9 * late and self._switched - switched < FEW:
-            look = self._look(now)
-            if look.hand is not None and not look.is_idle and not look.is_import:
-                self._missed = Held(late, look.stack)
+        kept = late > STUCK and self._its - its > 0.9 * late and self._switched - switched < FEW
+        if kept and look.hand is not None and not look.is_idle and not look.is_import:
+            self._missed = Held(late, look.stack)
 
     def _ask(self) -> None:
         """Ask, and look until the answer comes. Who is seen twice holds the hub; a thousand that each take a
