@@ -114,6 +114,11 @@ class Herd:
             self.wait()
             raise self.error
 
+    @property
+    def accepting(self) -> bool:
+        """All processes have been ready."""
+        return self._up.is_set() and self.error is None
+
     def pids(self) -> list[int]:
         """The numbers of the processes that serve now."""
         return [member.child.pid for member in list(self._members) if member is not None and member.ready]

@@ -30,6 +30,11 @@ class Carrier(Protocol):
 
     error: BaseException | None
 
+    @property
+    def accepting(self) -> bool:
+        """It has started."""
+        ...
+
     def start(self) -> None:
         """Returns when it accepts."""
         ...
@@ -62,6 +67,7 @@ class Alone:
         from duodao.servers.entry import make_worker
 
         self.error: BaseException | None = None
+        self._accepting = False
         self._options = options
         self._sockets = list(sockets)
         self._worker = make_worker(work, options, list(sockets))
@@ -77,10 +83,22 @@ class Alone:
         """Returns when it accepts."""
         self._thread = LoopThread()
         try:
-            self._on_loop(self._worker.start)
+            self._on_loop(self._accept)
         except BaseException:
+            loop = self._thread.loop
+            # Its listening sockets must be closed before the loop is; the loop may be held, so nobody waits for it.
+            post(loop, lambda: self._tasks.add(loop.create_task(self._worker.abort())))
             self._end()
             raise
+
+    async def _accept(self) -> None:
+        await self._worker.start()
+        self._accepting = True
+
+    @property
+    def accepting(self) -> bool:
+        """It has started."""
+        return self._accepting
 
     def pids(self) -> list[int]:
         """This process."""
@@ -212,6 +230,11 @@ class Server:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{self._options.scheme}://{host}:{self._port}"
 
+    @property
+    def accepting(self) -> bool:
+        """It has started, and takes connections unless it has ended since."""
+        return self._carrier is not None and self._carrier.accepting
+
     def pids(self) -> list[int]:
         """The processes that serve."""
         return self._started().pids()
@@ -271,9 +294,11 @@ def serve(work: Any, address: str, **options: Unpack[ServeOptions]) -> list[Figu
     server = Server(work, address, **options)
     with _inbox() as (inbox, tell):
         try:
-            with _interruptible():
+            with _interruptible(server):
                 server.start()
         except KeyboardInterrupt:
+            with contextlib.suppress(Closed):  # it had not begun
+                server.close()
             return []
         threads = [_wait_in_thread(server.wait, tell)]
         while (said := os.read(inbox, 1)) != _ENDED:
@@ -336,13 +361,18 @@ def _noted(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Signals of the inbox raise KeyboardInterrupt: what is served may take for ever to load."""
+def _interruptible(server: Server) -> Iterator[None]:
+    """Signals of the inbox raise KeyboardInterrupt until it accepts: what is served may take for ever to load."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not server.accepting:
+            signal.default_int_handler(number, frame)
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     for number in _SIGNALS:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
