@@ -87,7 +87,9 @@ test: $(DEV)
 	@$(if $(ARGS),:,$(MAKE) -s test-pure)
 
 test-pure: $(DEV)
-	@DUODAO_SPEED=0 $(BIN)/python -m pytest -m 'not soak' -n $(JOBS) --dist loadfile $(PURE)
+	@DUODAO_SPEED=0 $(BIN)/python -m pytest -m 'not soak' -n $(JOBS) --dist loadfile $(PURE) || { \
+		echo '== once more, one by one: what failed side by side'; \
+		DUODAO_SPEED=0 $(BIN)/python -m pytest -m 'not soak' $(AGAIN) $(PURE); }
 
 soak: $(DEV)
 	@$(BIN)/python -m pytest -m soak $(ARGS)

@@ -17,6 +17,8 @@ import pytest
 from server_programs import PATIENCE, Cut, Served, asked, fetched, pause
 from tests.conftest import need
 
+SOON = 0.1
+"""Seconds after it was made in which a connection must have said something to be waited for: the server waits 0.25."""
 LOAD = Path(__file__).parents[2] / "benchmarks" / "load.c"
 
 
@@ -72,15 +74,15 @@ class Clients:
 
     answered: replies; lost: what should have been answered and wasn't. In `once` each request has a connection of its
     own, in `again` one connection serves many. A request over a connection that was made must be answered; but with
-    `race`, in `again`, one that the kernel got after `told` was set may meet the end of the connection: over TCP
-    nothing says beforehand that it will end. No reply may ever be cut.
+    `race` one that the kernel got after `told` was set, over an older connection or late over a new one, may meet the
+    end of the connection: over TCP nothing says beforehand that it will end. No reply may ever be cut.
     """
 
     def __init__(self, server, ask, *, race):
         self.server, self.ask, self.race = server, ask, race
         self.over, self.told = threading.Event(), threading.Event()
         self.answered, self.lost = 0, []
-        self.counting = threading.Lock()
+        self.counting, self.made = threading.Lock(), {}
         self.threads = [threading.Thread(target=each) for each in [self.once] * 4 + [self.again] * 4]
 
     def __enter__(self):
@@ -96,6 +98,7 @@ class Clients:
     def connections(self):
         """One after the other, until the server has ended."""
         while not self.over.is_set():
+            self.made[threading.get_ident()] = time.monotonic()
             try:
                 client = self.server.connect()
             except ConnectionError:
@@ -105,21 +108,22 @@ class Clients:
 
     def once(self):
         for client in self.connections():
-            self.one(client, may_be_late=False)
+            self.one(client, fresh=True)
 
     def again(self):
         for client in self.connections():
             while client.fileno() != -1 and not self.over.is_set():
-                if not self.one(client, may_be_late=self.race):
+                if not self.one(client, fresh=False):
                     break
 
-    def one(self, client, *, may_be_late):
+    def one(self, client, *, fresh):
         """Whether the connection is still good."""
-        late = may_be_late
+        late = self.race and not fresh  # what can't even be sent has met the end
 
         def sent():
             nonlocal late
-            late = may_be_late and self.told.is_set()
+            soon = fresh and time.monotonic() - self.made[threading.get_ident()] < SOON
+            late = self.race and self.told.is_set() and not soon
 
         try:
             self.ask(client, sent)

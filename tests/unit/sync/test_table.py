@@ -79,10 +79,15 @@ def test_rings_of_processes(other, size):
     with ring[0]:
         others[-1].tell()
         waiting(ring[0])
-        with pytest.raises(Deadlock) as caught, ring[1]:
-            pass
-    assert len(caught.value.cycle) == size
-    assert [told(process) for process in others] == ["went on"] * (size - 1)
+        cycles = []
+        try:
+            with ring[1]:
+                pass
+        except Deadlock as error:
+            cycles.append(error.cycle)
+    said = [told(process) for process in others]  # one of them may have looked first
+    cycles += [cycle for cycle, *_ in (result for result in said if result != "went on")]
+    assert [len(cycle) for cycle in cycles] == [size]
 
 
 def test_at_the_same_instant_one_gives_way(other):
