@@ -278,6 +278,7 @@ class Exchange:
         for end in (self._woken, self._waker):
             os.set_blocking(end, False)
         self._poll.register(self._woken, select.POLLIN)
+        self._over = threading.Event()
         self.thread = threading.Thread(target=self._main, name=name, daemon=True)
         try:
             launch(self.thread)
@@ -304,6 +305,7 @@ class Exchange:
             return
         self._put("close", None)
         if self.thread is not threading.current_thread():
+            self._over.wait()  # not `join` alone: a Ctrl-C in that marks a thread as stopped that still reads the pipe
             self.thread.join()
         woken, waker, self._woken, self._waker = self._woken, self._waker, -1, -1
         os.close(woken)
@@ -315,6 +317,12 @@ class Exchange:
             os.write(self._waker, b"\0")
 
     def _main(self) -> None:
+        try:
+            self._serve()
+        finally:
+            self._over.set()
+
+    def _serve(self) -> None:
         while True:
             self.idle = True
             ready = self._poll.poll()

@@ -45,11 +45,15 @@ class LoopThread:
             self.loop = asyncio.new_event_loop()
         else:
             self.loop = uvloop.new_event_loop()
+        self._finishing: asyncio.Task[None] | None = None
         self.thread = threading.Thread(target=self._main, name="duodao-coroutine", daemon=True)
         try:
             launch(self.thread)
         except BaseException:  # Ctrl-C: it may be running, and nobody will hold it
-            post(self.loop, self.loop.stop)
+            if self.thread.is_alive():
+                post(self.loop, self.loop.stop)
+            else:
+                self.loop.close()
             raise
 
     def _main(self) -> None:
@@ -82,7 +86,8 @@ class LoopThread:
             self.join(2 * grace + 1.0)
 
     def _finish_soon(self, grace: float) -> None:
-        self._finishing = self.loop.create_task(self._finish(grace))
+        if self._finishing is None:  # a second one would be left when the first has stopped the loop
+            self._finishing = self.loop.create_task(self._finish(grace))
 
     async def _finish(self, grace: float) -> None:
         loop = self.loop
