@@ -44,12 +44,7 @@ class Outlet:
             os._exit(1)
         pieces: list[Any] = list(wire.parts(kind, seq, **fields))
         with self._writing:
-            while pieces:
-                wrote = os.writev(self._results, pieces)
-                while pieces and wrote >= len(pieces[0]):
-                    wrote -= len(pieces.pop(0))
-                if wrote:
-                    pieces[0] = memoryview(pieces[0])[wrote:]
+            wire.write_all(self._results, pieces)
 
     def _print(self, number: int, text: str) -> None:
         self.send(wire.OUTPUT, number, body=text.encode("utf-8", "surrogatepass"))

@@ -129,19 +129,11 @@ class _Solo:
                 return
             try:
                 while self._outbox and not self._torn:
-                    self._write(self._outbox[0])
+                    wire.write_all(self._pipe, self._outbox[0])
                     self._outbox.pop(0)
             except BaseException:  # a signal handler that raises: how much was written is unknown
                 self._torn = True
                 raise
-
-    def _write(self, pieces: list[Any]) -> None:
-        while pieces:
-            wrote = os.writev(self._pipe, pieces)
-            while pieces and wrote >= len(pieces[0]):
-                wrote -= len(pieces.pop(0))
-            if wrote:
-                pieces[0] = memoryview(pieces[0])[wrote:]
 
     def _print(self, number: int, text: str) -> None:
         self.send(wire.OUTPUT, number, body=text.encode("utf-8", "surrogatepass"))

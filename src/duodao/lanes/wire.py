@@ -215,3 +215,13 @@ def load_error(data: bytes) -> BaseException:
         set_cause(error, RemoteTraceback(text))
         return error
     return RemoteError(f"the worker raised {shown(error)}, which is no exception here", remote_text=text)
+
+
+def write_all(fd: int, pieces: list[Any]) -> None:
+    """Write what `parts` made, whole; blocks while the pipe is full. Uses up `pieces`."""
+    while pieces:
+        wrote = os.writev(fd, pieces)
+        while pieces and wrote >= len(pieces[0]):
+            wrote -= len(pieces.pop(0))
+        if wrote:
+            pieces[0] = memoryview(pieces[0])[wrote:]
